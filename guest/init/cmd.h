@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The commands of the guest's init. README.md in guest/ lists them for users.
+ */
+#ifndef KVICK_INIT_CMD_H
+#define KVICK_INIT_CMD_H
+
+#define CMD_MAX_ARGS 32
+
+/*
+ * A command: argv[0] is its name, argc at least 1. It prints its result itself.
+ * Returns: 0; -1 with the reason in why (WHY_BYTES bytes, see fail()).
+ */
+typedef int (*cmd_fn)(int argc, char **argv, char *why);
+
+/*
+ * Looks a command up by name.
+ * Returns: the function; NULL when there is none of that name.
+ */
+cmd_fn cmd_find(const char *name);
+
+/*
+ * Fills memory with a pattern and reads it back ("memtest [MIB|all]"); a cmd_fn.
+ * It works in a child, the first to go when memory runs out: init must survive that.
+ */
+int cmd_memtest(int argc, char **argv, char *why);
+
+/*
+ * "read FILE BYTES": reads so many bytes, or to the end, and tells how many there were and how many
+ * different ones; a cmd_fn.
+ */
+int cmd_read(int argc, char **argv, char *why);
+
+/*
+ * "fill|verify FILE OFFSET BYTES SEED": writes a pattern and waits until it is stored, or reads it
+ * back past the page cache; cmd_fns. The pattern depends on place and seed.
+ */
+int cmd_fill(int argc, char **argv, char *why);
+int cmd_verify(int argc, char **argv, char *why);
+
+/*
+ * Makes the ports 0 to 0xffff usable and writes a byte to one.
+ * Returns: 0; the negative errno of iopl(2) and, failing that, of /dev/port.
+ */
+long port_write(unsigned short port, unsigned char byte);
+
+/*
+ * Runs a program in a child and waits for it. With terminal set the child leads a new session
+ * whose controlling terminal is the console.
+ * Returns: 0 when it exited with 0; -1 with the reason in why.
+ */
+int run_program(char **argv, int terminal, char *why);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_CLI_OUT_FILE_H
+#define KV_CLI_OUT_FILE_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+
+/* Files that are never seen half-written: written beside and renamed. */
+
+/*
+ * Find out early whether out_file_write() could write @path: its folder is there and may be written
+ * to, or something that is not a regular file is there already and may be written itself.
+ * Returns 0; -EISDIR; -errno, with a sentence that names the path.
+ */
+int out_file_check(const char *path, struct kv_err *err);
+
+/*
+ * Put @len bytes at @data into the file @path, which others see as it was or with all of them;
+ * devices and FIFOs are written to.
+ * Returns 0; -errno with a sentence that names the path; then @path is as it was.
+ */
+int out_file_write(const char *path, const void *data, size_t len, struct kv_err *err);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/run_memory.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/num.h"
+#include "trace/timeline.h"
+
+#define SHOW_AFTER_NS 500000000
+#define SHOW_EVERY_NS 100000000
+
+int run_memory_lease(struct run_memory *memory, const struct vm_config *config, struct kv_err *err)
+{
+	const struct vm_memory *wanted = &config->memory;
+	const struct pool_chunk *chunks;
+	unsigned count;
+	int r;
+
+	if (wanted->backing != GMEM_POOL)
+		return 0;
+	r = pool_lease(&memory->lease, wanted->path, config->memory_bytes, wanted->wait, err);
+	if (r < 0)
+		return err_prefix(err, r, "memory: backing=pool");
+	chunks = pool_chunks(memory->lease, &count);
+	memory->chunks = calloc(count, sizeof(*memory->chunks));
+	if (!memory->chunks)
+		return err_set(err, -ENOMEM, "out of memory");
+	for (unsigned i = 0; i < count; i++)
+		memory->chunks[i] = (struct gmem_chunk){chunks[i].fd, chunks[i].bytes};
+	memory->chunk_count = count;
+	return 0;
+}
+
+bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct run_memory *memory = ctx;
+	struct signalfd_siginfo info;
+	uint64_t now = clock_ns(), ns;
+
+	if (!memory->begun_ns)
+		memory->begun_ns = now;
+	ns = now - memory->begun_ns;
+	if (ns > SHOW_AFTER_NS && now - memory->shown_ns > SHOW_EVERY_NS && isatty(STDERR_FILENO)) {
+		memory->shown_ns = now;
+		dprintf(STDERR_FILENO, "\rkvick: memory: %.1f of %.1f GiB, %.2f GB/s\033[K",
+			(double)done_bytes / (double)GIB, (double)total_bytes / (double)GIB,
+			(double)done_bytes / (double)ns);
+	}
+	if (read(memory->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return false;
+	memory->stopped_by = (int)info.ssi_signo;
+	return true;
+}
+
+void run_memory_hide(const struct run_memory *memory)
+{
+	if (memory->shown_ns)
+		dprintf(STDERR_FILENO, "\r\033[K");
+}
+
+void run_memory_free(struct run_memory *memory)
+{
+	pool_lease_end(memory->lease);
+	free(memory->chunks);
+	memory->lease = NULL;
+	memory->chunks = NULL;
+}

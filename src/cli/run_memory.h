@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_CLI_RUN_MEMORY_H
+#define KV_CLI_RUN_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gmem/backing.h"
+#include "machine/vm_config.h"
+#include "pool/client.h"
+
+/* What `kvick run` does about guest memory: the lease of a pool, and a progress line. */
+struct run_memory {
+	struct pool_lease *lease;  /* NULL without backing=pool */
+	struct gmem_chunk *chunks; /* of the lease */
+	unsigned chunk_count;
+	int signal_fd;	   /* borrowed: a signalfd that nobody else reads meanwhile; -1: none */
+	int stopped_by;	   /* the signal that stopped the population, or 0 */
+	uint64_t begun_ns; /* when the memory began to be populated, 0: not yet */
+	uint64_t shown_ns; /* when the progress line was last written, 0: never */
+};
+
+/*
+ * Take the lease that @config asks for, if it does. May wait; signals must still end the process.
+ * Returns 0; errors of pool_lease(). Owns: run_memory_free().
+ */
+int run_memory_lease(struct run_memory *memory, const struct vm_config *config, struct kv_err *err);
+
+/*
+ * For struct gmem_watch, with a struct run_memory: shows on a terminal how far the population is
+ * once it takes over half a second, and returns true when a signal has arrived.
+ */
+bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+
+/* Take the progress line away. */
+void run_memory_hide(const struct run_memory *memory);
+
+/* End the lease, after the machine is gone. */
+void run_memory_free(struct run_memory *memory);
+
+#endif

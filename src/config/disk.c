@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* --disk, and Firecracker's drives. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "config/internal.h"
+
+#define SERIAL_BYTES 20 /* virtio 1.3 §5.2.6 */
+#define QUEUES_MAX   16
+#define KEYS	     "ro, direct, root, serial=, cache=, queues= and id="
+
+static const char *const switch_words[] = {"off", "on"};
+static const char *const cache_words[] = {"unsafe", "writeback"};
+
+void config_disk_free(struct vm_disk *disk)
+{
+	free(disk->id);
+	free(disk->path);
+	free(disk->serial);
+	*disk = (struct vm_disk){.writeback = true, .queues = 1};
+}
+
+static int text_set(char **field, const char *value)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return -ENOMEM;
+	free(*field);
+	*field = copy;
+	return 0;
+}
+
+static int path_set(struct vm_disk *disk, const char *value, struct kv_err *err)
+{
+	if (!*value)
+		return err_set(err, -EINVAL, "the path is empty; name a file or a block device");
+	if (strnlen(value, PATH_MAX) == PATH_MAX)
+		return err_set(err, -ERANGE, "the path %s is longer than %d bytes",
+			config_show(value).text, PATH_MAX - 1);
+	return text_set(&disk->path, value);
+}
+
+static int id_set(struct vm_disk *disk, const char *value, struct kv_err *err)
+{
+	int r = config_id_check(value, err);
+
+	return r < 0 ? r : text_set(&disk->id, value);
+}
+
+static int serial_set(struct vm_disk *disk, const char *value, struct kv_err *err)
+{
+	size_t len = strlen(value);
+
+	if (!len || len > SERIAL_BYTES)
+		return err_set(err, -EINVAL, "%s is not a serial number; give 1 to %d bytes",
+			config_show(value).text, SERIAL_BYTES);
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)value[i] <= ' ' || (unsigned char)value[i] > '~')
+			return err_set(err, -EINVAL,
+				"%s is not a serial number; give ASCII without blanks",
+				config_show(value).text);
+	return text_set(&disk->serial, value);
+}
+
+static int cache_set(struct vm_disk *disk, const char *value, struct kv_err *err)
+{
+	int i = config_word_find(cache_words, ARRAY_LEN(cache_words), value, err);
+
+	disk->writeback = i > 0;
+	return i < 0 ? i : 0;
+}
+
+static int queues_set(struct vm_disk *disk, const char *value, struct kv_err *err)
+{
+	uint64_t n;
+	int r = uint_parse(value, 1, QUEUES_MAX, &n);
+
+	if (r < 0)
+		return err_set(err, r, "%s is not a number of queues; give 1 to %d",
+			config_show(value).text, QUEUES_MAX);
+	disk->queues = (unsigned)n;
+	return 0;
+}
+
+static int switch_set(bool *field, const char *value, struct kv_err *err)
+{
+	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
+
+	*field = i > 0;
+	return i < 0 ? i : 0;
+}
+
+int config_disk_key(struct vm_disk *disk, const char *key, const char *value, struct kv_err *err)
+{
+	static const struct {
+		const char *key;
+		int (*set)(struct vm_disk *disk, const char *value, struct kv_err *err);
+	} keys[] = {
+		{"path", path_set},
+		{"id", id_set},
+		{"serial", serial_set},
+		{"cache", cache_set},
+		{"queues", queues_set},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+		if (!strcmp(keys[i].key, key))
+			return keys[i].set(disk, value, err);
+	if (!strcmp(key, "ro"))
+		return switch_set(&disk->read_only, value, err);
+	if (!strcmp(key, "direct"))
+		return switch_set(&disk->direct, value, err);
+	if (!strcmp(key, "root"))
+		return switch_set(&disk->root, value, err);
+	return -ENOENT;
+}
+
+/* "KEY=VALUE", or "KEY" for a switch that is on. */
+static int pair_set(struct vm_disk *disk, char *pair, struct kv_err *err)
+{
+	char *value = strchr(pair, '=');
+	int r;
+
+	if (value)
+		*value++ = 0;
+	/* The path has its place in front. */
+	r = strcmp(pair, "path") ? config_disk_key(disk, pair, value ? value : "on", err) : -ENOENT;
+	if (r == -ENOENT)
+		return err_set(err, -EINVAL, "there is no key %s; the keys are " KEYS,
+			config_show(pair).text);
+	return r < 0 ? err_prefix(err, r, "%s", pair) : 0;
+}
+
+/* An id that no other disk has. */
+static int id_make(const struct vm_config *config, struct vm_disk *disk)
+{
+	for (unsigned n = config->disk_count; !disk->id; n++) {
+		unsigned i = 0;
+
+		if (asprintf(&disk->id, "disk%u", n) < 0) {
+			disk->id = NULL;
+			return -ENOMEM;
+		}
+		while (i < config->disk_count && strcmp(config->disks[i].id, disk->id))
+			i++;
+		if (i == config->disk_count)
+			break;
+		free(disk->id);
+		disk->id = NULL;
+	}
+	return 0;
+}
+
+int config_disk_take(struct vm_config *config, struct vm_disk *disk, struct kv_err *err)
+{
+	unsigned at = config->disk_count;
+	int r;
+
+	if (at == VM_DISKS_MAX)
+		return err_set(err, -ERANGE, "%s is one disk too many; at most %d are allowed",
+			config_show(disk->path).text, VM_DISKS_MAX);
+	r = id_make(config, disk);
+	if (r < 0)
+		return r;
+	/* The one with the root file system comes first, for it is /dev/vda to the guest. */
+	if (disk->root) {
+		memmove(&config->disks[1], &config->disks[0], at * sizeof(*disk));
+		at = 0;
+	}
+	config->disks[at] = *disk;
+	config->disk_count++;
+	*disk = (struct vm_disk){0};
+	return 0;
+}
+
+int config_disk_add(struct vm_config *config, const char *value, struct kv_err *err)
+{
+	MEM_SCOPED char *text = strdup(value);
+	struct vm_disk disk = {0};
+	char *rest = text, *pair;
+	int r;
+
+	if (!text)
+		return -ENOMEM;
+	config_disk_free(&disk);
+	r = path_set(&disk, strsep(&rest, ","), err);
+	while (!r && (pair = strsep(&rest, ",")))
+		r = pair_set(&disk, pair, err);
+	if (!r)
+		r = config_disk_take(config, &disk, err);
+	config_disk_free(&disk);
+	return r;
+}
+
+int config_disks_fit(const struct vm_config *config, struct kv_err *err)
+{
+	unsigned roots = 0;
+
+	for (unsigned i = 0; i < config->disk_count; i++) {
+		roots += config->disks[i].root;
+		for (unsigned j = 0; j < i; j++)
+			if (!strcmp(config->disks[i].id, config->disks[j].id))
+				return err_set(err, -EINVAL, "disk: two disks have the id %s",
+					config_show(config->disks[i].id).text);
+	}
+	if (roots > 1)
+		return err_set(err, -EINVAL,
+			"disk: %u disks want to have the root file system; one can", roots);
+	return 0;
+}

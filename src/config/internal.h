@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_CONFIG_INTERNAL_H
+#define KV_CONFIG_INTERNAL_H
+
+#include <stddef.h>
+
+#include "base/num.h"
+#include "config/config.h"
+
+/* Inside config/ only (and its tests). */
+
+/* A text as it may stand in an error: quoted, control characters replaced, cut when long. */
+struct config_shown {
+	char text[80];
+};
+struct config_shown config_show(const char *value);
+
+/* The words of the enumerations, by value. */
+#define CONFIG_IMAGE_MAPS 2
+#define CONFIG_PROTOCOLS  3
+#define CONFIG_LEGACIES	  3
+extern const char *const config_image_maps[CONFIG_IMAGE_MAPS];
+extern const char *const config_protocols[CONFIG_PROTOCOLS];
+#define CONFIG_DISCOVERIES 3
+extern const char *const config_legacies[CONFIG_LEGACIES];
+extern const char *const config_discoveries[CONFIG_DISCOVERIES];
+
+/* vm_config_set() whose sentence starts at the value: the caller says where the value stood. */
+int config_field_set(
+	struct vm_config *config, const char *name, const char *value, struct kv_err *err);
+
+/*
+ * The index of @value among @count @words.
+ * Returns it; -EINVAL with a sentence that lists them.
+ */
+int config_word_find(
+	const char *const *words, unsigned count, const char *value, struct kv_err *err);
+
+/*
+ * memory.c: "SIZE[,KEY=VALUE...]"; keys that are not there are at their defaults afterwards.
+ * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM. On failure only the size may be set.
+ */
+int config_memory_set(struct vm_config *config, const char *value, struct kv_err *err);
+
+/* memory.c: the size alone. Returns as config_memory_set(). */
+int config_memory_size(struct vm_config *config, const char *value, struct kv_err *err);
+
+/*
+ * memory.c: one key; "numa" adds to the nodes that are there.
+ * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence that starts at the value;
+ * -ENOMEM.
+ */
+int config_memory_key(
+	struct vm_memory *memory, const char *key, const char *value, struct kv_err *err);
+
+/* memory.c: check the fields of memory against each other. Returns 0; -EINVAL with a sentence. */
+int config_memory_fits(const struct vm_config *config, struct kv_err *err);
+
+/* memory.c: free what @memory points to and set all defaults. */
+void config_memory_free(struct vm_memory *memory);
+
+/* memory.c: check @bytes of memory. Returns 0; -EINVAL or -ERANGE with a sentence about @shown. */
+int config_memory_check(uint64_t bytes, const char *shown, struct kv_err *err);
+
+/* What an id may be; a sentence about @value when it is none. Returns 0 or -EINVAL. */
+int config_id_check(const char *value, struct kv_err *err);
+
+/*
+ * disk.c: add the disk "PATH[,ro][,direct][,KEY=VALUE...]". Its id is "disk" and a number unless it
+ * has one.
+ * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_disk_add(struct vm_config *config, const char *value, struct kv_err *err);
+
+/*
+ * disk.c: set one key of @disk: "path", "id", "serial", "cache", "queues", "ro", "direct", "root"
+ * (these three "on" or "off").
+ * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_disk_key(struct vm_disk *disk, const char *key, const char *value, struct kv_err *err);
+
+/* disk.c: take @disk on, which is emptied. Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_disk_take(struct vm_config *config, struct vm_disk *disk, struct kv_err *err);
+
+/* disk.c: check the disks against each other. Returns 0; -EINVAL with a sentence. */
+int config_disks_fit(const struct vm_config *config, struct kv_err *err);
+
+/* disk.c: free what @disk points to and set all defaults. */
+void config_disk_free(struct vm_disk *disk);
+
+/* Of a file; more is no configuration. */
+#define CONFIG_FILE_MAX_BYTES MIB
+
+/*
+ * vm_config_load() from @len bytes of @text, which a NUL follows; @source names them in errors.
+ * Returns 0; -EINVAL, -ERANGE, -ENOTSUP with a sentence; -ENOMEM.
+ */
+int config_json_parse(struct vm_config *config, const char *source, const char *text, size_t len,
+	struct kv_err *err);
+
+/*
+ * The line (from 1) of a value in @text, which is well-formed JSON with a NUL behind it: the
+ * @indexes lead to it, each the position among the members of an object or elements of an array.
+ * Depth 0: the line of the outermost value.
+ */
+unsigned config_json_line(const char *text, const size_t *indexes, unsigned depth);
+
+/* What boot_args is when boot-source does not have it, as in Firecracker. */
+#define CONFIG_BOOT_ARGS                                                                           \
+	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd "         \
+	"swiotlb=noforce"
+
+#endif

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mapping a region's memory, by the kind of its backing. */
+#include "gmem/backing.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <linux/mempolicy.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "gmem/host.h"
+#include "gmem/internal.h"
+
+/* Linux uapi asm-generic/hugetlb_encode.h: log2 of the page size from bit 26. */
+#define HUGE_FLAG_SHIFT 26
+
+/* Space of a file is reserved in steps, so that it can be stopped. */
+#define RESERVE_STEP (64 * MIB)
+
+const char *gmem_backing_name(enum gmem_backing_kind kind)
+{
+	static const char *const names[GMEM_BACKING_KINDS] = {
+		[GMEM_ANON] = "anon",
+		[GMEM_MEMFD] = "memfd",
+		[GMEM_HUGETLB_2M] = "hugetlb-2m",
+		[GMEM_HUGETLB_1G] = "hugetlb-1g",
+		[GMEM_FILE] = "file",
+		[GMEM_POOL] = "pool",
+	};
+
+	return names[kind];
+}
+
+bool gmem_is_hugetlb(enum gmem_backing_kind kind)
+{
+	return kind == GMEM_HUGETLB_2M || kind == GMEM_HUGETLB_1G;
+}
+
+/* The page size of hugetlbfs when @fd lies there, else a base page. */
+static uint64_t fd_page_bytes(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != HUGETLBFS_MAGIC)
+		return PAGE_BYTES;
+	return (uint64_t)fs.f_bsize;
+}
+
+uint64_t gmem_page_bytes(const struct gmem_backing *backing)
+{
+	switch (backing->kind) {
+	case GMEM_HUGETLB_2M:
+		return 2 * MIB;
+	case GMEM_HUGETLB_1G:
+		return GIB;
+	case GMEM_POOL:
+		return backing->chunk_count ? fd_page_bytes(backing->chunks[0].fd) : PAGE_BYTES;
+	case GMEM_ANON:
+	case GMEM_MEMFD:
+	case GMEM_FILE:
+		break;
+	}
+	return PAGE_BYTES;
+}
+
+int gmem_backing_valid(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
+{
+	const char *name = gmem_backing_name(backing->kind);
+	uint64_t page = gmem_page_bytes(backing);
+	char size[24];
+
+	if (total_bytes % page)
+		return err_set(err, -EINVAL,
+			"memory: with backing=%s the size must be a multiple of %s", name,
+			size_format(page, size, sizeof(size)));
+	if (backing->thp == GMEM_ON && page > PAGE_BYTES)
+		return err_set(err, -EINVAL,
+			"memory: thp=on does not go with backing=%s, whose pages are huge anyway",
+			name);
+	if (backing->merge && (backing->kind != GMEM_ANON || backing->shared))
+		return err_set(err, -EINVAL,
+			"memory: merge=on needs private memory: backing=anon without shared=on");
+	return 0;
+}
+
+static int huge_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
+{
+	uint64_t page = gmem_page_bytes(backing), need = total_bytes / page;
+	uint64_t have = gmem_huge_free(page, backing->nodes);
+	char size[24], nodes[160], dir[64] = "/sys/kernel/mm";
+
+	if (have >= need)
+		return 0;
+	/* A single node has a counter of its own. */
+	if (backing->nodes && !(backing->nodes & (backing->nodes - 1)))
+		snprintf(dir, sizeof(dir), "/sys/devices/system/node/node%d",
+			__builtin_ctzll(backing->nodes));
+	gmem_huge_text(page, backing->nodes, nodes, sizeof(nodes));
+	return err_set(err, -ENOMEM,
+		"memory: %" PRIu64 " huge pages of %s are needed, %" PRIu64
+		" are free%s%s%s: %" PRIu64
+		" are missing; reserve them: cd %s/hugepages/hugepages-%" PRIu64
+		"kB && echo $((%" PRIu64 " + $(cat nr_hugepages))) > nr_hugepages",
+		need, size_format(page, size, sizeof(size)), have, nodes[0] ? " (" : "", nodes,
+		nodes[0] ? ")" : "", need - have, dir, (uint64_t)(page / KIB), need - have);
+}
+
+/* A file that exists must look like RAM of before: what is in it will be lost. */
+static int file_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
+{
+	FD_SCOPED int fd = open(backing->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_set(err, -errno, "memory: %s: %s", backing->path, err_text(errno));
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, -EINVAL, "memory: %s is not a regular file", backing->path);
+	if (fd_page_bytes(fd) != PAGE_BYTES)
+		return err_set(err, -EINVAL,
+			"memory: %s lies on hugetlbfs; use backing=hugetlb-2m or hugetlb-1g",
+			backing->path);
+	if (st.st_size && (uint64_t)st.st_size != total_bytes)
+		return err_set(err, -EEXIST,
+			"memory: %s holds %" PRIu64 " bytes and would be overwritten as RAM; "
+			"remove it, or name another file",
+			backing->path, (uint64_t)st.st_size);
+	return 0;
+}
+
+int gmem_backing_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
+{
+	int r = gmem_backing_valid(backing, total_bytes, err);
+
+	if (!r && gmem_is_hugetlb(backing->kind))
+		r = huge_check(backing, total_bytes, err);
+	if (!r && backing->kind == GMEM_FILE)
+		r = file_check(backing, total_bytes, err);
+	return r;
+}
+
+static int huge_flags(uint64_t page_bytes)
+{
+	return __builtin_ctzll(page_bytes) << HUGE_FLAG_SHIFT;
+}
+
+/* Map @bytes of @fd from @offset at @host, shared. */
+static int shared_map(uint8_t *host, uint64_t bytes, int fd, uint64_t offset)
+{
+	return mmap(host, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+		       (off_t)offset) == MAP_FAILED
+		       ? -errno
+		       : 0;
+}
+
+static int anon_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	/* Huge pages are reserved at once: a shortage shows here and not as a SIGBUS later. */
+	int flags = gmem_is_hugetlb(backing->kind)
+			    ? MAP_HUGETLB | huge_flags(gmem_page_bytes(backing))
+			    : MAP_NORESERVE;
+
+	return mmap(rg->host, rg->bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | flags, -1, 0) == MAP_FAILED
+		       ? -errno
+		       : 0;
+}
+
+static int memfd_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	unsigned flags = MFD_CLOEXEC;
+
+	if (gmem_is_hugetlb(backing->kind))
+		flags |= MFD_HUGETLB | (unsigned)huge_flags(gmem_page_bytes(backing));
+	rg->fd = memfd_create("kvick-ram", flags);
+	if (rg->fd < 0 || ftruncate(rg->fd, (off_t)rg->bytes) < 0)
+		return -errno;
+	return shared_map(rg->host, rg->bytes, rg->fd, 0);
+}
+
+/*
+ * Empty the region's part of the file and reserve its space: a full file system is an error now
+ * and not a SIGBUS later. File systems that can do neither are taken as they are if they are empty.
+ */
+static int file_reserve(const struct gmem_region *rg, const struct gmem_watch *watch)
+{
+	uint64_t at = rg->backing_offset;
+
+	if (fallocate(rg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+		    (off_t)rg->bytes) < 0 &&
+		errno != EOPNOTSUPP)
+		return -errno;
+	for (uint64_t done = 0, step; done < rg->bytes; done += step) {
+		step = rg->bytes - done < RESERVE_STEP ? rg->bytes - done : RESERVE_STEP;
+		if (fallocate(rg->fd, 0, (off_t)(at + done), (off_t)step) < 0)
+			return errno == EOPNOTSUPP ? 0 : -errno;
+		if (watch && watch->tick(watch->ctx, done + step, rg->bytes))
+			return -ECANCELED;
+	}
+	return 0;
+}
+
+/* The region is the part from @rg->backing_offset of the file. */
+static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	uint64_t end = rg->backing_offset + rg->bytes;
+	struct flock lock = {
+		.l_type = F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_start = (off_t)rg->backing_offset,
+		.l_len = (off_t)rg->bytes,
+	};
+	struct stat st;
+	int r;
+
+	rg->fd = open(backing->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
+	if (rg->fd < 0 || fstat(rg->fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return -EINVAL;
+	/* Of the open file: it ends with it, however the process ends. */
+	if (fcntl(rg->fd, F_OFD_SETLK, &lock) < 0)
+		return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+	if ((uint64_t)st.st_size < end && ftruncate(rg->fd, (off_t)end) < 0)
+		return -errno;
+	r = file_reserve(rg, backing->watch);
+	return r < 0 ? r : shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
+}
+
+/* The chunks lie one behind the other; the region takes those bytes from @rg->backing_offset. */
+static int pool_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	uint64_t start = 0, want = rg->backing_offset, end = want + rg->bytes;
+
+	for (unsigned i = 0; i < backing->chunk_count && want < end; i++) {
+		const struct gmem_chunk *chunk = &backing->chunks[i];
+		uint64_t skip, len;
+		int r;
+
+		if (want >= start + chunk->bytes) {
+			start += chunk->bytes;
+			continue;
+		}
+		skip = want - start;
+		len = chunk->bytes - skip < end - want ? chunk->bytes - skip : end - want;
+		r = shared_map(rg->host + (want - rg->backing_offset), len, chunk->fd, skip);
+		if (r < 0)
+			return r;
+		want += len;
+		start += chunk->bytes;
+	}
+	return want == end ? 0 : -ENOSPC;
+}
+
+/* Advice that the kernel may lack (built without THP or KSM) is no reason to fail. */
+static int advise(uint8_t *host, uint64_t bytes, int advice)
+{
+	return !madvise(host, bytes, advice) || errno == EINVAL ? 0 : -errno;
+}
+
+static int nodes_bind(uint64_t nodes, uint8_t *host, uint64_t bytes)
+{
+	unsigned long mask[2] = {nodes, 0};
+
+	return syscall(SYS_mbind, host, bytes, MPOL_BIND, mask, GMEM_NODES_MAX + 1, 0) < 0 ? -errno
+											   : 0;
+}
+
+int gmem_region_tune(const struct gmem_region *rg, uint8_t *host, uint64_t bytes, bool file)
+{
+	const struct gmem_backing *backing = &rg->backing;
+	int r = 0;
+
+	if (backing->nodes)
+		r = nodes_bind(backing->nodes, host, bytes);
+	if (!r && !file && backing->thp == GMEM_ON)
+		r = advise(host, bytes, MADV_HUGEPAGE);
+	if (!r && !file && backing->thp == GMEM_OFF)
+		r = advise(host, bytes, MADV_NOHUGEPAGE);
+	if (!r && backing->merge)
+		r = advise(host, bytes, MADV_MERGEABLE);
+	if (!r && !backing->dump)
+		r = advise(host, bytes, MADV_DONTDUMP);
+	if (!r && backing->mlock && mlock2(host, bytes, MLOCK_ONFAULT) < 0)
+		r = -errno;
+	return r;
+}
+
+/*
+ * The first 2 MiB hold the boot structures and little else at first: where the kernel makes huge
+ * pages unasked, one there would be cleared for nothing.
+ */
+static int low_tune(const struct gmem_region *rg)
+{
+	if (rg->gpa || rg->backing.kind != GMEM_ANON || rg->backing.thp != GMEM_AUTO)
+		return 0;
+	return advise(rg->host, rg->bytes < HUGE_BYTES ? rg->bytes : HUGE_BYTES, MADV_NOHUGEPAGE);
+}
+
+int gmem_region_back(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	int r = 0;
+
+	switch (backing->kind) {
+	case GMEM_ANON:
+	case GMEM_HUGETLB_2M:
+	case GMEM_HUGETLB_1G:
+		r = backing->shared ? memfd_map(rg, backing) : anon_map(rg, backing);
+		break;
+	case GMEM_MEMFD:
+		r = memfd_map(rg, backing);
+		break;
+	case GMEM_FILE:
+		r = file_map(rg, backing);
+		break;
+	case GMEM_POOL:
+		r = pool_map(rg, backing);
+		break;
+	}
+	if (!r)
+		r = gmem_region_tune(rg, rg->host, rg->bytes, false);
+	return r < 0 ? r : low_tune(rg);
+}
+
+static int file_failed(const struct gmem_region *rg, const char *path, int code, struct kv_err *err)
+{
+	char size[24];
+
+	size_format(rg->bytes, size, sizeof(size));
+	switch (code) {
+	case -EINVAL:
+		return err_set(
+			err, code, "memory: %s is not a regular file that can be mapped", path);
+	case -EBUSY:
+		return err_set(err, code, "memory: %s is the RAM of another VM that runs", path);
+	case -ECANCELED:
+		return err_set(err, code, "memory: %s: stopped while its space was reserved", path);
+	case -ENOSPC:
+		return err_set(err, code,
+			"memory: %s: its file system has no room for %s of RAM; make room, or give "
+			"the VM less memory",
+			path, size);
+	default:
+		return err_set(err, code, "memory: %s: cannot back %s of RAM: %s", path, size,
+			err_text(code));
+	}
+}
+
+int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *backing, int code,
+	struct kv_err *err)
+{
+	char size[24];
+
+	size_format(rg->bytes, size, sizeof(size));
+	if (backing->nodes && code == -EINVAL)
+		return err_set(err, code, "memory: numa=: this host lacks one of the nodes");
+	if (backing->mlock && (code == -ENOMEM || code == -EPERM || code == -EAGAIN))
+		return err_set(err, code,
+			"memory: mlock=on: %s cannot be locked (%s); raise the limit: ulimit -l, "
+			"or "
+			"LimitMEMLOCK= of the service",
+			size, err_text(code));
+	if (backing->kind == GMEM_FILE)
+		return file_failed(rg, backing->path, code, err);
+	if (backing->kind == GMEM_POOL && code == -ENOSPC)
+		return err_set(err, code, "memory: the pool's lease is smaller than %s", size);
+	if (gmem_is_hugetlb(backing->kind)) {
+		/* Somebody was faster, or the system calls fail for another reason. */
+		if (code == -ENOMEM && huge_check(backing, rg->bytes, err) < 0)
+			return code;
+		return err_set(err, code,
+			"memory: %s of backing=%s are not to be had: %s (a limit of the hugetlb "
+			"control group?)",
+			size, gmem_backing_name(backing->kind), err_text(code));
+	}
+	return err_set(err, code,
+		"guest memory: %s of address space is not to be had (%s); see ulimit -v and "
+		"/proc/sys/vm/overcommit_memory",
+		size, err_text(code));
+}

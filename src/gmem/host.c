@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gmem/host.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "base/num.h"
+
+#define NUMBER_MAX 64
+#define TEXT_MAX   (64 * KIB)
+
+/* The number in the file whose name is in printf form. Returns false when there is none. */
+static bool number_read(uint64_t *ret, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static bool number_read(uint64_t *ret, const char *fmt, ...)
+{
+	MEM_SCOPED char *text = NULL;
+	char path[512], *end;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(path, sizeof(path), fmt, ap);
+	va_end(ap);
+	if (file_read_all(path, NUMBER_MAX, &text) <= 0)
+		return false;
+	errno = 0;
+	*ret = strtoull(text, &end, 10);
+	return end != text && !errno;
+}
+
+/* "NAME N" or "NAME: N" in a table of one value a line; 0 when it is not there. */
+static uint64_t table_find(const char *text, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (!strncmp(line, name, len) && strchr(" :\t", line[len]) && line[len])
+			return strtoull(line + len + 1, NULL, 10);
+	}
+	return 0;
+}
+
+uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes)
+{
+	static const char all[] = "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/%s";
+	uint64_t kib = page_bytes / KIB, sum = 0, free = 0, reserved = 0, surplus = 0, used = 0;
+	char path[3][128];
+
+	for (unsigned node = 0; node < GMEM_NODES_MAX; node++)
+		if (nodes & 1ULL << node &&
+			number_read(&free,
+				"/sys/devices/system/node/node%u/hugepages/hugepages-%" PRIu64
+				"kB/free_hugepages",
+				node, kib))
+			sum += free;
+	if (nodes)
+		return sum;
+	snprintf(path[0], sizeof(path[0]), all, kib, "free_hugepages");
+	snprintf(path[1], sizeof(path[1]), all, kib, "resv_hugepages");
+	snprintf(path[2], sizeof(path[2]), all, kib, "nr_overcommit_hugepages");
+	number_read(&free, "%s", path[0]);
+	number_read(&reserved, "%s", path[1]);
+	/* Pages beyond the reserved ones, which the kernel makes when they are asked for. */
+	number_read(&surplus, "%s", path[2]);
+	number_read(
+		&used, "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/surplus_hugepages", kib);
+	surplus = surplus > used ? surplus - used : 0;
+	return (free > reserved ? free - reserved : 0) + surplus;
+}
+
+const char *gmem_huge_text(uint64_t page_bytes, uint64_t nodes, char *buf, size_t buf_bytes)
+{
+	size_t used = 0;
+	uint64_t free;
+
+	buf[0] = '\0';
+	for (unsigned node = 0; node < GMEM_NODES_MAX && used < buf_bytes; node++) {
+		if (nodes && !(nodes & 1ULL << node))
+			continue;
+		if (number_read(&free,
+			    "/sys/devices/system/node/node%u/hugepages/hugepages-%" PRIu64
+			    "kB/free_hugepages",
+			    node, (uint64_t)(page_bytes / KIB)))
+			used += (size_t)snprintf(buf + used, buf_bytes - used,
+				"%snode %u: %" PRIu64, used ? ", " : "", node, free);
+	}
+	return buf;
+}
+
+/* Add the CPUs of a list like "0-3,8" to @set. */
+static void cpus_parse(const char *list, cpu_set_t *set)
+{
+	const char *at = list;
+
+	while (*at >= '0' && *at <= '9') {
+		char *end;
+		unsigned long first = strtoul(at, &end, 10), last = first;
+
+		if (*end == '-')
+			last = strtoul(end + 1, &end, 10);
+		for (unsigned long cpu = first; cpu <= last && cpu < CPU_SETSIZE; cpu++)
+			CPU_SET(cpu, set);
+		at = *end == ',' ? end + 1 : end;
+	}
+}
+
+int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret)
+{
+	MEM_SCOPED char *text = NULL;
+	cpu_set_t own, local;
+	char path[80];
+
+	if (!nodes)
+		return 0;
+	for (index %= (unsigned)__builtin_popcountll(nodes); index; index--)
+		nodes &= nodes - 1;
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/cpulist",
+		__builtin_ctzll(nodes));
+	CPU_ZERO(&local);
+	if (file_read_all(path, TEXT_MAX, &text) <= 0 ||
+		sched_getaffinity(0, sizeof(own), &own) < 0)
+		return 0;
+	cpus_parse(text, &local);
+	CPU_AND(ret, &own, &local);
+	return CPU_COUNT(ret);
+}
+
+bool gmem_thp_offered(void)
+{
+	MEM_SCOPED char *text = NULL;
+
+	if (file_read_all("/sys/kernel/mm/transparent_hugepage/enabled", NUMBER_MAX, &text) <= 0)
+		return false;
+	return !strstr(text, "[never]");
+}
+
+unsigned gmem_cpus(void)
+{
+	cpu_set_t own;
+
+	if (sched_getaffinity(0, sizeof(own), &own) < 0 || !CPU_COUNT(&own))
+		return 1;
+	return (unsigned)CPU_COUNT(&own);
+}
+
+/* Whether the comma-separated @list has "memory". */
+static bool has_memory(const char *list)
+{
+	for (const char *at = list; at; at = strchr(at, ',')) {
+		at += *at == ',';
+		if (!strncmp(at, "memory", 6) && (!at[6] || strchr(", :", at[6])))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The directory of this process's group: @v1's memory hierarchy or the unified one.
+ * Returns its length up to the mount point, so that the caller can walk up; 0: not there.
+ * Source: cgroups(7), proc(5).
+ */
+static size_t group_find(bool v1, char *path, size_t path_bytes)
+{
+	MEM_SCOPED char *mounts = NULL, *groups = NULL;
+	char root[256] = "", at[256] = "", options[512], type[32];
+	char *save = NULL;
+
+	if (file_read_all("/proc/self/mountinfo", 16 * TEXT_MAX, &mounts) <= 0 ||
+		file_read_all("/proc/self/cgroup", TEXT_MAX, &groups) <= 0)
+		return 0;
+	for (char *line = strtok_r(mounts, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		const char *tail = strstr(line, " - ");
+
+		if (!tail || sscanf(tail, " - %31s %*s %511s", type, options) != 2)
+			continue;
+		if (v1 ? !strcmp(type, "cgroup") && has_memory(options) : !strcmp(type, "cgroup2"))
+			if (sscanf(line, "%*s %*s %*s %255s %255s", root, at) == 2)
+				break;
+		at[0] = '\0';
+	}
+	if (!at[0])
+		return 0;
+	for (char *line = strtok_r(groups, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char *names = strchr(line, ':'), *group = names ? strchr(names + 1, ':') : NULL;
+		size_t len = strcmp(root, "/") ? strlen(root) : 0;
+
+		if (!group)
+			continue;
+		*group++ = '\0';
+		if (v1 ? !has_memory(names + 1) : names[1] != '\0')
+			continue;
+		/* Mounted is what lies below @root, which the group's name starts with. */
+		if (strncmp(group, root, len))
+			len = strlen(group);
+		if ((size_t)snprintf(path, path_bytes, "%s%s", at, group + len) >= path_bytes)
+			return 0;
+		return strlen(at);
+	}
+	return 0;
+}
+
+/* What may still be charged to the group at @dir; UINT64_MAX: no limit. */
+static uint64_t group_room(bool v1, const char *dir, uint64_t *limit)
+{
+	MEM_SCOPED char *stat = NULL;
+	uint64_t used, cache = 0;
+	char path[600];
+
+	/* "max" is no number. */
+	if (!number_read(limit, "%s/%s", dir, v1 ? "memory.limit_in_bytes" : "memory.max") ||
+		!number_read(&used, "%s/%s", dir, v1 ? "memory.usage_in_bytes" : "memory.current"))
+		return UINT64_MAX;
+	snprintf(path, sizeof(path), "%s/memory.stat", dir);
+	if (file_read_all(path, TEXT_MAX, &stat) > 0)
+		cache = table_find(stat, v1 ? "total_inactive_file" : "inactive_file") +
+			table_find(stat, v1 ? "total_active_file" : "active_file");
+	used -= cache < used ? cache : used;
+	return *limit > used ? *limit - used : 0;
+}
+
+static int groups_check(bool v1, uint64_t bytes, const char *what, struct kv_err *err)
+{
+	char path[520], need[24];
+	size_t top = group_find(v1, path, sizeof(path));
+
+	if (!top)
+		return 0;
+	for (;;) {
+		uint64_t limit, room = group_room(v1, path, &limit);
+		char *slash;
+
+		if (room < bytes)
+			return err_set(err, -ENOMEM,
+				"%s: %s are needed, but the control group %s has room for %" PRIu64
+				" MiB below its limit of %" PRIu64
+				" MiB; raise its %s (of a service: MemoryMax=), give the VM less "
+				"memory, or populate=none",
+				what, size_format(bytes, need, sizeof(need)), path,
+				(uint64_t)(room / MIB), (uint64_t)(limit / MIB),
+				v1 ? "memory.limit_in_bytes" : "memory.max");
+		slash = strrchr(path, '/');
+		if (!slash || (size_t)(slash - path) < top)
+			return 0;
+		*slash = '\0';
+	}
+}
+
+int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
+{
+	MEM_SCOPED char *text = NULL;
+	int r;
+
+	if (file_read_all("/proc/meminfo", TEXT_MAX, &text) > 0) {
+		uint64_t free =
+			(table_find(text, "MemAvailable") + table_find(text, "SwapFree")) * KIB;
+		char need[24];
+
+		if (table_find(text, "MemTotal") && free < bytes)
+			return err_set(err, -ENOMEM,
+				"%s: %s are needed, but the host has %" PRIu64
+				" MiB available (swap included); give the VM less memory, or "
+				"populate=none",
+				what, size_format(bytes, need, sizeof(need)),
+				(uint64_t)(free / MIB));
+	}
+	r = groups_check(false, bytes, what, err);
+	return r < 0 ? r : groups_check(true, bytes, what, err);
+}

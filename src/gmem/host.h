@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_GMEM_HOST_H
+#define KV_GMEM_HOST_H
+
+#include <sched.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+/* What the host has to give. Inside gmem/ (and its tests). */
+
+#define GMEM_NODES_MAX 64
+
+/*
+ * Huge pages of @page_bytes that a new mapping may take: on @nodes (a bit each), or anywhere (0),
+ * where surplus pages that the kernel may make count too.
+ */
+uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes);
+
+/*
+ * What is free on each node, e.g. "node 0: 3, node 1: 0", into @buf; empty where the kernel does
+ * not say. Returns @buf.
+ */
+const char *gmem_huge_text(uint64_t page_bytes, uint64_t nodes, char *buf, size_t buf_bytes);
+
+/*
+ * The CPUs of the @index-th of @nodes (counted round) that this thread may use.
+ * Returns their number; 0: unknown, or none of them.
+ */
+int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret);
+
+/* Whether this kernel makes transparent huge pages of anonymous memory when advised to. */
+bool gmem_thp_offered(void);
+
+/* The number of CPUs this thread may use, at least 1. */
+unsigned gmem_cpus(void);
+
+/*
+ * Check that @bytes of fresh memory can become present without anyone being killed for it: what
+ * the host has available, and the memory limits of this process's control groups (both versions),
+ * less what can be reclaimed of them. @what starts the sentence.
+ * Returns 0 (also where the host does not say); -ENOMEM with a sentence.
+ * Source: Linux Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst.
+ */
+int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err);
+
+#endif

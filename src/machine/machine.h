@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_MACHINE_MACHINE_H
+#define KV_MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "gmem/backing.h"
+#include "gmem/gmem.h"
+#include "image/image.h"
+#include "image/initrd.h"
+#include "kvm/kvm.h"
+#include "loop/loop.h"
+#include "machine/vm_config.h"
+#include "trace/exits.h"
+#include "trace/timeline.h"
+
+/* One virtual machine: the board with everything on it, from creation to teardown. */
+struct machine;
+
+/* Why a run ended. */
+enum machine_end_kind {
+	MACHINE_RUNNING,      /* it has not ended */
+	MACHINE_POWEROFF,     /* the guest powered itself off (ACPI S5) */
+	MACHINE_RESET,	      /* the guest asked for a reset: i8042, ACPI, or reboot=t */
+	MACHINE_QUIT,	      /* the person at the console typed Ctrl-A X */
+	MACHINE_STOPPED,      /* machine_stop() */
+	MACHINE_CRASHED,      /* triple fault that nobody asked for */
+	MACHINE_UNSUPPORTED,  /* this host's KVM cannot run this guest */
+	MACHINE_KVM_FAILED,   /* KVM gave up */
+	MACHINE_MEMORY_SHORT, /* a vCPU could not populate its slice of RAM */
+	MACHINE_IMAGE_SHRANK, /* an image file lost pages that the guest still needed */
+};
+
+struct machine_end {
+	enum machine_end_kind kind;
+	char text[600]; /* a sentence for people; empty after an orderly end */
+};
+
+struct machine_params {
+	const struct vm_config *config; /* borrowed during machine_create() */
+	struct kvm *kvm;		/* borrowed, as all below, for the machine's life */
+	struct image *image;
+	const struct initrd *initrd; /* may have no files */
+	struct loop *loop;	     /* whose thread serves this machine's devices */
+	struct timeline *tl;	     /* or NULL */
+	struct exits *exits;	     /* counts exits of all vCPUs, or NULL */
+	bool boot_marks; /* time start_kernel and user space by breakpoints, if symbols are there */
+	/* Of a lease of config->memory_bytes; only with GMEM_POOL, borrowed during
+	 * machine_create(). */
+	const struct gmem_chunk *chunks;
+	unsigned chunk_count;
+	/* Told while machine_create() reserves or populates memory, and may stop it; or NULL. */
+	const struct gmem_watch *watch;
+	const struct kv_log *log; /* or NULL */
+	/* The run ended: machine_end() tells why. Called once, from any thread; must not block. */
+	void (*ended)(void *ctx);
+	/* The guest wrote the boot-complete byte; from a vCPU thread. May be NULL. */
+	void (*booted)(void *ctx);
+	void *ctx;
+};
+
+/*
+ * Build the machine up to the point where its vCPUs could run: memory, images, KVM VM, slots,
+ * devices, tables, vCPUs.
+ * Returns 0; -ECANCELED when the watch stopped it; -errno with a sentence that names what could
+ * not be had.
+ * Owns: the caller destroys it. Context: the loop thread, or before the loop runs.
+ */
+int machine_create(struct machine **ret, const struct machine_params *params, struct kv_err *err);
+
+/*
+ * Where a machine of @memory_bytes puts an initrd of @initrd_bytes (> 0, below 2^63) beside the
+ * kernel of @plan.
+ * Returns 0 and *@ret (page-aligned); -E2BIG with a sentence when there is no room.
+ */
+int machine_initrd_at(const struct image_plan *plan, uint64_t memory_bytes, uint64_t initrd_bytes,
+	gpa_t *ret, struct kv_err *err);
+
+/* Let the vCPUs run. Returns 0 or -errno (no more threads). Context: as for machine_create(). */
+int machine_start(struct machine *m, struct kv_err *err);
+
+/* End the run from outside, with MACHINE_STOPPED; does not wait. Context: any thread. */
+void machine_stop(struct machine *m);
+
+/*
+ * Stop the vCPU threads, flush the console, free everything in reverse order of creation. NULL is
+ * allowed. Context: the loop thread, or when the loop does not run.
+ */
+void machine_destroy(struct machine *m);
+
+/* How the run ended so far. The text is stable once @ended was called. Context: any thread. */
+const struct machine_end *machine_end(const struct machine *m);
+
+/* What the images brought into memory. Context: any thread. */
+const struct gmem_placed *machine_placed(const struct machine *m);
+
+/* Guest RAM, e.g. for a SIGBUS handler's gmem_overlay_name(). */
+const struct gmem *machine_gmem(const struct machine *m);
+
+/* The serial port's host side, or NULL: for its name, and to restore the terminal. */
+struct chardev;
+struct chardev *machine_console(const struct machine *m);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_MACHINE_VM_CONFIG_H
+#define KV_MACHINE_VM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gmem/backing.h"
+#include "gmem/gmem.h"
+#include "gmem/populate.h"
+#include "image/image.h"
+#include "image/initrd.h"
+
+/*
+ * Everything that can be said about a VM, in one place. The command line, the JSON file, the HTTP
+ * API and kvick.h all fill this structure (config/); machine_create() reads it. Strings are owned
+ * by the structure.
+ */
+
+#define VM_CPUS_MAX	    254
+#define VM_MEMORY_MIN_BYTES (16 * MIB)
+
+enum vm_serial_kind {
+	VM_SERIAL_NONE,
+	VM_SERIAL_STDIO,
+	VM_SERIAL_FILE,
+	VM_SERIAL_PTY,
+	VM_SERIAL_UNIX,
+};
+
+/* Which interrupt controllers and timers exist, see docs/design.md. */
+enum vm_legacy {
+	VM_LEGACY_AUTO, /* PIC and PIT only when the command line takes away what replaces them */
+	VM_LEGACY_OFF,
+	VM_LEGACY_ON,
+};
+
+/* What RAM is made of, and when (docs/memory.md); the size has a field of its own. */
+struct vm_memory {
+	enum gmem_backing_kind backing;
+	char *path; /* GMEM_FILE: the file; GMEM_POOL: the server's socket, or NULL for its usual
+		       place */
+	enum gmem_switch thp;
+	enum gmem_populate populate;
+	unsigned threads; /* that populate, 1..GMEM_THREADS_MAX; 0: as many as gain something */
+	uint64_t nodes;	  /* NUMA nodes, a bit each; 0: any */
+	bool mlock, merge, dump, shared;
+	bool wait; /* GMEM_POOL: for chunks that others give back, instead of failing at once */
+};
+
+/* How a guest learns of the virtio devices: in one of the two ways, never both. */
+enum vm_discovery {
+	VM_DISCOVERY_AUTO,    /* ACPI, unless the kernel or its command line is without */
+	VM_DISCOVERY_ACPI,    /* the DSDT */
+	VM_DISCOVERY_CMDLINE, /* virtio_mmio.device= on the kernel command line */
+};
+
+#define VM_DISKS_MAX 30
+
+struct vm_disk {
+	char *id;     /* 1..64 of [A-Za-z0-9_-], unlike the others' */
+	char *path;   /* a file or a block device */
+	char *serial; /* up to 20 bytes, or NULL */
+	bool read_only;
+	bool writeback;	 /* flushes reach the host's disk; else they are not offered */
+	bool direct;	 /* around the host's page cache */
+	bool root;	 /* root=/dev/vda is appended to the command line */
+	unsigned queues; /* 1..16 */
+};
+
+struct vm_config {
+	char *id;     /* 1..64 of [A-Za-z0-9_-], default "anonymous-instance" */
+	char *kernel; /* path, required */
+	unsigned initrd_count;
+	char *initrds[INITRD_FILES_MAX]; /* paths, in order */
+	char *cmdline; /* kernel command line, never NULL after vm_config_init() */
+	char *symbols; /* System.map path or NULL */
+	enum image_protocol protocol;
+	enum gmem_image_map image_map;
+	uint64_t memory_bytes; /* a multiple of 4096 from VM_MEMORY_MIN_BYTES */
+	struct vm_memory memory;
+	unsigned cpus; /* 1..VM_CPUS_MAX */
+	bool boot_timer;
+	bool rng; /* a virtio entropy device */
+	unsigned disk_count;
+	struct vm_disk disks[VM_DISKS_MAX]; /* in the guest's order */
+	enum vm_discovery discovery;
+	enum vm_legacy legacy;
+	enum vm_serial_kind serial;
+	char *serial_path; /* for VM_SERIAL_FILE and VM_SERIAL_UNIX */
+};
+
+#endif

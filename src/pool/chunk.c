@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pool/chunk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <linux/mempolicy.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/num.h"
+#include "pool/clear.h"
+
+#define SLICE_BYTES (64 * MIB) /* between two looks at the stop flag */
+
+static unsigned memfd_flags(const struct chunk_form *form)
+{
+	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+
+	if (form->page_bytes == 2 * MIB)
+		flags |= MFD_HUGETLB | MFD_HUGE_2MB;
+	else if (form->page_bytes == 1 * GIB)
+		flags |= MFD_HUGETLB | MFD_HUGE_1GB;
+	return flags;
+}
+
+/* One more opening of the file behind @fd: a new entry in the kernel's count of openers. */
+static int fd_open_again(int fd)
+{
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDWR | O_CLOEXEC);
+	return again < 0 ? -errno : again;
+}
+
+/* An opened, sealed, empty file of the chunk's size, or -errno. */
+static int file_make(const struct chunk_form *form)
+{
+	FD_SCOPED int fd = memfd_create("kvick-pool", memfd_flags(form));
+
+	if (fd < 0)
+		return -errno;
+	/*
+	 * No other user may open the file again by /proc, and no client may change its size: the
+	 * server, and who maps it, could be killed by SIGBUS.
+	 */
+	if (fchmod(fd, 0600) < 0 || ftruncate(fd, (off_t)form->bytes) < 0 ||
+		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	return fd_open_again(fd);
+}
+
+static int node_bind(void *at, const struct chunk_form *form)
+{
+	unsigned long mask[16] = {0};
+	unsigned bits = 8 * sizeof(mask[0]);
+
+	if (form->node < 0)
+		return 0;
+	mask[(unsigned)form->node / bits] = 1UL << ((unsigned)form->node % bits);
+	if (syscall(SYS_mbind, at, form->bytes, MPOL_BIND, mask, 8 * sizeof(mask), 0) < 0)
+		return -errno;
+	return 0;
+}
+
+/* For kernels before 5.14: once the file has its pages, touching them cannot fail. */
+static int slice_touch(
+	const struct chunk_mem *mem, uint64_t offset, uint64_t bytes, uint64_t page_bytes)
+{
+	volatile char *at = (char *)mem->map + offset;
+
+	if (fallocate(mem->fd, 0, (off_t)offset, (off_t)bytes) < 0)
+		return -errno;
+	for (uint64_t i = 0; i < bytes; i += page_bytes)
+		at[i] = 0;
+	return 0;
+}
+
+/* Never by plain stores: a page that cannot be had would be a SIGBUS. */
+static int slice_populate(
+	const struct chunk_mem *mem, uint64_t offset, uint64_t bytes, uint64_t page_bytes)
+{
+	int r;
+
+	do {
+		r = madvise((char *)mem->map + offset, bytes, MADV_POPULATE_WRITE);
+	} while (r < 0 && (errno == EINTR || errno == EAGAIN));
+	if (r < 0 && errno == EINVAL)
+		return slice_touch(mem, offset, bytes, page_bytes);
+	/* EFAULT is how a huge page that is not there is told. */
+	return r < 0 ? (errno == EFAULT ? -ENOMEM : -errno) : 0;
+}
+
+static int mem_populate(
+	const struct chunk_mem *mem, const struct chunk_form *form, const atomic_bool *stop)
+{
+	uint64_t slice = SLICE_BYTES > form->page_bytes ? SLICE_BYTES : form->page_bytes;
+	int r = 0;
+
+	for (uint64_t at = 0; !r && at < form->bytes; at += slice) {
+		if (atomic_load(stop))
+			return -ECANCELED;
+		r = slice_populate(mem, at, slice < form->bytes - at ? slice : form->bytes - at,
+			form->page_bytes);
+	}
+	return r;
+}
+
+int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomic_bool *stop,
+	struct kv_err *err)
+{
+	struct chunk_mem new = CHUNK_MEM_NONE;
+	char size[24], page[24];
+	int r;
+
+	new.fd = file_make(form);
+	if (new.fd < 0)
+		return err_set(err, new.fd, "a memfd of %s pages: %s",
+			size_format(form->page_bytes, page, sizeof(page)), err_text(new.fd));
+	new.map = mmap(NULL, form->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, new.fd, 0);
+	if (new.map == MAP_FAILED) {
+		r = -errno;
+		goto err_fd;
+	}
+	/* Advice only: transparent huge pages where the host allows them for memfds. */
+	madvise(new.map, form->bytes, MADV_HUGEPAGE);
+	madvise(new.map, form->bytes, MADV_DONTDUMP);
+	r = node_bind(new.map, form);
+	if (r < 0) {
+		err_set(err, r, "NUMA node %d: %s", form->node, err_text(r));
+		goto err_map;
+	}
+	r = mem_populate(&new, form, stop);
+	if (!r)
+		r = chunk_lend(&new);
+	if (r < 0)
+		goto err_map;
+	*mem = new;
+	return 0;
+
+err_map:
+	munmap(new.map, form->bytes);
+err_fd:
+	fd_close(&new.fd);
+	if (err && !err->text[0])
+		err_set(err, r, "a chunk of %s in pages of %s: %s",
+			size_format(form->bytes, size, sizeof(size)),
+			size_format(form->page_bytes, page, sizeof(page)), err_text(r));
+	return r;
+}
+
+void chunk_drop(struct chunk_mem *mem, const struct chunk_form *form, bool lent)
+{
+	if (mem->fd < 0)
+		return;
+	fd_close(&mem->lend_fd);
+	/*
+	 * Closing alone would leave the pages to whoever still holds the file, beyond the pool's
+	 * size. It cannot fail for this file, and nothing depends on it: it is not used again.
+	 */
+	if (lent)
+		fallocate(
+			mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)form->bytes);
+	munmap(mem->map, form->bytes);
+	fd_close(&mem->fd);
+	*mem = CHUNK_MEM_NONE;
+}
+
+bool chunk_alone(const struct chunk_mem *mem)
+{
+	if (fcntl(mem->fd, F_SETLEASE, F_WRLCK) < 0)
+		return false;
+	/* Only the answer counts. Kept, it would make later openers wait. */
+	return !fcntl(mem->fd, F_SETLEASE, F_UNLCK);
+}
+
+/* A client may have punched holes; storing into them could be a SIGBUS. */
+static int holes_fill(const struct chunk_mem *mem, const struct chunk_form *form)
+{
+	static const atomic_bool never; /* constant: false */
+	struct stat st;
+
+	if (fstat(mem->fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_blocks * 512 >= form->bytes)
+		return 0;
+	return mem_populate(mem, form, &never);
+}
+
+int chunk_clean(const struct chunk_mem *mem, const struct chunk_form *form,
+	const struct pool_span *spans, uint64_t count, uint64_t *done_bytes)
+{
+	struct pool_span all = {0, (uint32_t)(form->bytes / PAGE_BYTES)};
+	int r = holes_fill(mem, form);
+
+	if (r < 0)
+		return r;
+	if (!spans) {
+		spans = &all;
+		count = 1;
+	}
+	*done_bytes = 0;
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t at = spans[i].page * PAGE_BYTES, bytes = spans[i].pages * PAGE_BYTES;
+
+		if (at + bytes > form->bytes)
+			return -ERANGE;
+		pool_clear((char *)mem->map + at, bytes);
+		*done_bytes += bytes;
+	}
+	return 0;
+}
+
+int chunk_lend(struct chunk_mem *mem)
+{
+	int fd = fd_open_again(mem->fd);
+
+	if (fd < 0)
+		return fd;
+	mem->lend_fd = fd;
+	return 0;
+}

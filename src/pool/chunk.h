@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_POOL_CHUNK_H
+#define KV_POOL_CHUNK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "pool/wire.h"
+
+/* What all chunks of a pool have in common. */
+struct chunk_form {
+	uint64_t bytes;	     /* a multiple of page_bytes */
+	uint64_t page_bytes; /* 4096, 2 MiB or 1 GiB */
+	int node;	     /* NUMA node, or -1: any */
+};
+
+/*
+ * One memfd and the server's mapping of it. The server itself keeps only descriptors that were
+ * opened, not the one that memfd_create() made: the kernel counts openers for chunk_alone(), and
+ * does not count that one.
+ */
+struct chunk_mem {
+	int fd;	     /* the server's own */
+	int lend_fd; /* another opening of the same file, for the next client; -1 */
+	void *map;
+};
+
+#define CHUNK_MEM_NONE ((struct chunk_mem){.fd = -1, .lend_fd = -1})
+
+/*
+ * Make a chunk: a sealed memfd, mapped and populated with zero pages by the kernel. Looks at *@stop
+ * now and then.
+ * Returns 0; -ENOMEM (@err says what is short); -ECANCELED; -errno.
+ * Owns: the caller gives it back by chunk_drop(). Context: any thread, takes as long as it takes.
+ */
+int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomic_bool *stop,
+	struct kv_err *err);
+
+/*
+ * Give a chunk back to the kernel. When it was @lent, its pages are taken out of the file first,
+ * also from under whoever kept a descriptor or a mapping; @mem becomes CHUNK_MEM_NONE.
+ */
+void chunk_drop(struct chunk_mem *mem, const struct chunk_form *form, bool lent);
+
+/*
+ * True when it is certain that nobody but @mem holds a descriptor of the file, a mapping of it, or
+ * such a descriptor in flight through a socket. (References to single pages, as a pipe may hold
+ * them, do not count: docs/pool.md.) @mem->lend_fd must be -1. The process must ignore SIGIO.
+ * Source: fcntl(2), F_SETLEASE: a write lease is only given when the file has no other opener.
+ */
+bool chunk_alone(const struct chunk_mem *mem);
+
+/*
+ * Write zeros over the @count spans, or over everything when @spans is NULL; spans outside the
+ * chunk are an error. Only for a chunk_alone() chunk. @done_bytes gets what was written over.
+ * Returns 0; -ERANGE; -ENOMEM when pages that the client gave back cannot be had again.
+ */
+int chunk_clean(const struct chunk_mem *mem, const struct chunk_form *form,
+	const struct pool_span *spans, uint64_t count, uint64_t *done_bytes);
+
+/*
+ * Open the file once more for the next client (mem->lend_fd).
+ * Returns 0 or -errno.
+ */
+int chunk_lend(struct chunk_mem *mem);
+
+#endif

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kvick bench: what its figures are made of, and what it does with wrong input. Never absolute times."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+OK, START, USAGE = 0, 1, 2
+
+
+def bench(kvick, *args, timeout=120, **kwargs):
+    return subprocess.run(
+        [kvick, "bench", *args],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **kwargs,
+    )
+
+
+def document(result, kind):
+    """The JSON that a benchmark printed, with its envelope checked."""
+    assert result.returncode == OK, result.stderr
+    return contents(result.stdout, kind)
+
+
+def contents(text, kind):
+    doc = json.loads(text)
+    assert doc["kind"] == kind
+    assert doc["host"]["cpus"] >= 1
+    assert 0 <= doc["noise"]["others_share"] <= 1
+    return doc["result"]
+
+
+def figure(samples, count):
+    assert samples["count"] == len(samples["values"]) == count
+    assert samples["values"] == sorted(samples["values"])
+    assert samples["min"] == samples["values"][0]
+    assert samples["min"] <= samples["median"] <= samples["p99"] <= samples["values"][-1]
+    return samples
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_halt(kvick):
+    rounds = document(bench(kvick, "halt", "--vms", "50", "--json"), "halt")["rounds"]
+    assert [r["threads"] for r in rounds] == [1, 2]
+    for r in rounds:
+        for side in "floor", "kvick":
+            steps = r[side]["steps_us"]
+            for name in "create", "run to boot byte", "destroy", "total":
+                assert figure(steps[name], 50 * r["threads"])["min"] > 0
+            assert steps["total"]["min"] >= steps["create"]["min"]
+        # Far from what is aimed at, so that a busy machine does not fail it.
+        ratio = r["kvick"]["cpu_us"]["min"] / r["floor"]["cpu_us"]["min"]
+        assert ratio < 2
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_halt_table(kvick):
+    result = bench(kvick, "halt", "--vms", "25", "--threads", "1", "--initrd-size", "0")
+    assert result.returncode == OK, result.stderr
+    assert "1 thread: 25 VMs of each side, 50 dropped before" in result.stdout
+    assert "threads at once" not in result.stdout
+    assert "others used" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["halt", "--vms", "0"],
+        ["halt", "--threads", "17"],
+        ["halt", "--memory", "1M"],
+        ["halt", "--memory", "16777217"],
+        ["halt", "--kernel-size", "big"],
+        ["footprint", "--instances", "1,,2"],
+        ["footprint", "--instances", "0"],
+        ["footprint", "--timeout", "0"],
+        ["footprint", "--memory", "4M"],
+        ["boot", "--runs", "0", "x"],
+        ["boot", "--memory", "17K", "x"],
+        ["start", "--runs", "0"],
+        ["start", "--case", "19M"],
+    ],
+)
+def test_wrong_option(kvick, args):
+    result = bench(kvick, *args)
+    assert result.returncode == USAGE
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"kvick bench {args[0]}: {args[1]}")
+    assert args[2] in result.stderr
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_no_room_for_files(kvick, tmp_path):
+    """No folder to put the images in: an error, and nothing left behind."""
+    result = bench(kvick, "halt", env={"TMPDIR": str(tmp_path / "missing")})
+    assert result.returncode == START
+    assert "missing" in result.stderr
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_nothing_left(kvick, tmp_path):
+    result = bench(kvick, "halt", "--vms", "25", env={"TMPDIR": str(tmp_path)})
+    assert result.returncode == OK, result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.plain
+@pytest.mark.usefixtures("kvm_host")
+def test_footprint(kvick, flat, tmp_path):
+    """Images are shared: what is a process's own does not grow with them, nor with neighbours."""
+    vs = f"{kvick} run --serial none --image-map copy --memory {{memory_mib}}M --initrd {{initrd}} {{kernel}}"
+    args = ["--instances", "1,3", "--runs", "1", "--vs", vs, "--json"]
+    result = document(
+        bench(kvick, "footprint", *args, env={"TMPDIR": str(tmp_path)}), "footprint"
+    )
+    shared, copied = result["subjects"]
+    assert copied["command"][:3] == [str(kvick), "run", "--serial"]
+    assert [s["instances"] for s in shared["sets"]] == [1, 3]
+    mib = 1 << 20
+    for own, all_own in zip(shared["sets"], copied["sets"]):
+        uss = own["uss_bytes"]["median"]
+        # One alone has the program's pages for itself.
+        assert 0 < uss < (3 if own["instances"] == 1 else 1) * mib
+        assert uss <= own["pss_bytes"]["median"] <= own["rss_bytes"]["median"]
+        assert all_own["uss_bytes"]["median"] > 22 * mib
+        assert own["threads"]["median"] >= 2
+        assert own["fds"]["median"] > 3
+        assert own["page_tables_bytes"]["median"] > 0
+    # Three processes share the program.
+    assert shared["sets"][1]["pss_bytes"]["median"] < shared["sets"][1]["rss_bytes"]["median"] / 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_footprint_of_a_guest_that_ends(kvick, flat, tmp_path):
+    result = bench(
+        kvick, "footprint", "--kernel", flat / "signal.pvh.elf", env={"TMPDIR": str(tmp_path)}
+    )
+    assert result.returncode == START
+    assert "ended with status 0 while its guest should idle" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_footprint_of_a_guest_that_never_rests(kvick, flat):
+    result = bench(
+        kvick, "footprint", "--kernel", flat / "spin.pvh.elf", "--timeout", "1", "--instances", "1"
+    )
+    assert result.returncode == START
+    assert "did not come to rest within 1 s" in result.stderr
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_footprint_names_what_failed(kvick, tmp_path):
+    result = bench(kvick, "footprint", "--kernel", tmp_path / "none")
+    assert result.returncode == START
+    assert f"{tmp_path}/none: No such file" in result.stderr
+    result = bench(kvick, "footprint", "--instances", "1", "--vs", "kvick-not-there {kernel}")
+    assert result.returncode == START
+    assert "kvick-not-there cannot be started" in result.stderr
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_boot(kvick, flat, tmp_path):
+    kernel = flat / "halt.pvh.elf"
+    vs = f"sh -c 'sleep 0.2; echo Guest-boot-time {{memory_mib}}; exec sleep 60' {kernel}"
+    args = ["--runs", "3", "--vs", vs, "--json", str(kernel)]
+    result = document(bench(kvick, "boot", *args, env={"TMPDIR": str(tmp_path)}), "boot")
+    own, other = result["subjects"]
+    for subject in own, other:
+        assert figure(subject["done_ms"], 3)["min"] > 0
+        assert subject["first_output_ms"]["min"] <= subject["done_ms"]["min"]
+    assert other["done_ms"]["min"] >= 200
+    steps = result["phases_ms"]
+    boot = figure(steps["exec to boot byte"], 3)
+    # The line comes after the byte that it is about.
+    assert boot["min"] <= own["done_ms"]["min"]
+    assert steps["exec to VMM ready"]["min"] < boot["values"][-1]
+    best = result["best"]
+    assert best["done_ms"] == pytest.approx(own["done_ms"]["min"], rel=1e-3)
+    assert set(best["pie_ms"]) == {"memory setup", "VM setup", "boot"}
+    assert sum(best["pie_ms"].values()) <= best["done_ms"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_boot_that_never_comes(kvick, flat, tmp_path):
+    """The error names the last mark reached, and nothing is left behind."""
+    args = ["--timeout", "1", "--text", "never", str(flat / "halt.pvh.elf")]
+    result = bench(kvick, "boot", *args, env={"TMPDIR": str(tmp_path)})
+    assert result.returncode == START
+    assert 'no "never" within 1 s' in result.stderr
+    assert "the last mark reached is boot_complete" in result.stderr
+    assert "Guest-boot-time" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_boot_that_ends(kvick, flat, tmp_path):
+    result = bench(kvick, "boot", "--text", "never", str(flat / "print.pvh.elf"))
+    assert result.returncode == START
+    assert 'ended with status 0 without "never"' in result.stderr
+    assert "hello from the flat guest" in result.stderr
+    result = bench(kvick, "boot", str(tmp_path / "none"))
+    assert result.returncode == START
+    assert "No such file" in result.stderr
+
+
+def test_boot_in_testbed(linux):
+    """Every step of a Linux boot is there, in its order."""
+    args = "--runs 2 --json --initrd build/guest/initrd.cpio --append quiet build/guest/vmlinux"
+    done = linux.run(linux.program, "bench", "boot", *args.split(), timeout=120)
+    assert done.returncode == OK, done.stderr
+    steps = contents(done.stdout, "boot")["phases_ms"]
+    for name in "to start_kernel", "kernel", "user space to boot byte", "exec to user space":
+        assert figure(steps[name], 2)["min"] > 0
+    assert steps["exec to user space"]["median"] < steps["exec to boot byte"]["median"]
+
+
+@pytest.fixture(scope="module", name="report")
+def quick_report(kvick, kvm_host, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "new"
+    result = bench(kvick, "report", "--quick", "--out", folder)
+    assert result.returncode == OK, result.stderr
+    assert result.stdout.strip() == f"{folder}/index.html"
+    assert "all that is left: about" in result.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["index.html", "report.json"]
+    return folder
+
+
+def test_report(report):
+    doc = json.loads((report / "report.json").read_text())
+    assert doc["kind"] == "report" and doc["quick"] is True
+    assert [s["kind"] for s in doc["sections"]] == ["start", "halt", "footprint"]
+    assert all(s["command"].startswith("kvick bench ") for s in doc["sections"])
+    page = (report / "index.html").read_text()
+    for text in "Start: exec to exit", "Create, run, destroy", "Footprint", "floor", "<svg":
+        assert text in page
+    assert "prefers-color-scheme:dark" in page and 'name="viewport"' in page
+    # Nothing comes from elsewhere.
+    for url in "http:", "https:", "src=", "@import", "url(":
+        assert url not in page
+    assert "nan" not in page and "inf" not in page.replace("information", "")
+
+
+def test_report_in_a_browser(report, tmp_path):
+    """The page renders without a message on the console."""
+    if not (browser := shutil.which("chromium")):
+        pytest.skip("chromium is not installed")
+    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
+        --disable-background-networking --disable-component-update --disable-sync
+        --enable-logging=stderr --window-size=390,2000"""
+    shot = tmp_path / "page.png"
+    done = subprocess.run(
+        [browser, *flags.split(), f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}",
+         f"file://{report}/index.html"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    assert shot.stat().st_size > 20000
+
+
+def test_report_that_cannot_be_written(kvick, tmp_path):
+    """Said before anything is measured, and nothing is left."""
+    result = bench(kvick, "report", "--out", tmp_path / "no" / "report")
+    assert result.returncode == START
+    assert "No such file" in result.stderr
+    (tmp_path / "file").write_text("")
+    result = bench(kvick, "report", "--out", tmp_path / "file")
+    assert result.returncode == START
+    assert bench(kvick, "report").returncode == USAGE
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_report_of_a_kernel_that_fails(kvick, tmp_path):
+    args = ["--quick", "--out", tmp_path / "r", "--kernel", tmp_path / "none"]
+    result = bench(kvick, "report", *args)
+    assert result.returncode == START
+    assert "kvick bench boot failed; nothing was written" in result.stderr
+    assert not list((tmp_path / "r").iterdir())
+
+
+def samples_file(path, values):
+    doc = {"kind": "halt", "result": {"steps": {"create": {"median": sorted(values)[len(values) // 2],
+           "values": sorted(values)}}}}  # fmt: skip
+    path.write_text(json.dumps(doc))
+    return path
+
+
+def test_compare(kvick, tmp_path):
+    slow = samples_file(tmp_path / "a", [100 + i % 7 for i in range(30)])
+    fast = samples_file(tmp_path / "b", [80 + i % 9 for i in range(30)])
+    like = samples_file(tmp_path / "c", [100 + i % 6 for i in range(30)])
+    few = samples_file(tmp_path / "d", [10, 11, 12])
+    for a, b, verdict in (
+        (slow, fast, "better"), (fast, slow, "worse"), (slow, like, "within noise"),
+        (slow, slow, "within noise"), (slow, few, "too few runs"),
+    ):  # fmt: skip
+        result = bench(kvick, "compare", a, b)
+        assert result.returncode == OK, result.stderr
+        line = next(li for li in result.stdout.splitlines() if li.startswith("steps > create"))
+        assert line.endswith("  " + verdict), line
+        assert "Mann-Whitney" in result.stdout
+        rows = json.loads(bench(kvick, "compare", "--json", a, b).stdout)
+        assert [row["verdict"] for row in rows] == [verdict]
+
+
+def test_compare_reports(kvick, report):
+    result = bench(kvick, "compare", report / "report.json", report / "report.json")
+    assert result.returncode == OK
+    assert "0 better, 0 worse" in result.stdout
+    assert "halt > rounds > threads=1 > kvick > steps_us > create" in result.stdout
+
+
+def test_compare_wrong(kvick, tmp_path):
+    good = samples_file(tmp_path / "a", [1] * 10)
+    for text in "", "[]", "{", '{"kind": 1}', '{"kind": "boot", "result": {}}', '{"kind": "halt"}':
+        bad = tmp_path / "bad"
+        bad.write_text(text)
+        result = bench(kvick, "compare", good, bad)
+        assert result.returncode == START
+        assert result.stderr.startswith("kvick bench compare: ")
+        assert result.stderr.count("\n") == 1
+    assert bench(kvick, "compare", good).returncode == USAGE
+    assert bench(kvick, "compare", good, tmp_path / "none").returncode == START

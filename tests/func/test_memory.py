@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What RAM is made of and when it becomes present: every backing and population with flat guests on
+this host and with Linux on huge pages in the emulated one; and memory that is not to be had."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from images import padded
+from places import Emulated
+from vm import OK, START, USAGE, run, until
+
+MIB = 1 << 20
+PAGES = 8192  # that the guest writes: 32 MiB
+POPULATES = ("none", "full", "background", "vcpu")
+HUGE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+
+
+@pytest.fixture(name="huge_pages")
+def some_huge_pages():
+    """96 free pages of 2 MiB, given back afterwards."""
+    try:
+        before = int((HUGE / "nr_hugepages").read_text())
+        (HUGE / "nr_hugepages").write_text(str(before + 96))
+    except OSError as e:
+        pytest.skip(f"huge pages cannot be reserved here: {e}")
+    try:
+        if int((HUGE / "free_hugepages").read_text()) < 96:
+            pytest.skip("this host cannot free 96 huge pages of 2 MiB")
+        yield
+    finally:
+        (HUGE / "nr_hugepages").write_text(str(before))
+
+
+def works(kvick, flat, memory, *args, protocol="pvh"):
+    """A guest writes memory in user mode and reads it back. Returns the run."""
+    done = run(
+        kvick,
+        "--memory",
+        memory,
+        "--append",
+        f"worker=16M,{PAGES}",
+        *args,
+        flat / f"worker.{protocol}{'.elf' if protocol == 'pvh' else ''}",
+        timeout=120,
+    )
+    assert done.returncode == OK, done.stderr
+    assert f"worker done {PAGES}" in done.stdout
+    return done
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("populate", POPULATES)
+@pytest.mark.parametrize("backing", ["anon", "anon,thp=on", "anon,thp=off", "anon,shared=on", "memfd"])
+def test_backings(kvick, flat, backing, populate):
+    works(kvick, flat, f"128M,backing={backing},populate={populate}")
+
+
+@pytest.mark.usefixtures("kvm_host", "huge_pages")
+@pytest.mark.parametrize("populate", POPULATES)
+def test_hugetlb(kvick, flat, populate):
+    for more in ("", ",shared=on", ",mlock=on,numa=0"):
+        works(kvick, flat, f"128M,backing=hugetlb-2m,populate={populate}{more}")
+    works(kvick, flat, f"128M,backing=hugetlb-2m,populate={populate}", "--image-map", "copy")
+    assert int((HUGE / "free_hugepages").read_text()) >= 96
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_across_the_hole(kvick, flat):
+    """The second region of a backing begins where the first one ends."""
+    for backing in ("anon", "memfd", "file:/dev/shm/kvick-test-ram"):
+        try:
+            done = run(
+                kvick, "--memory", f"3200M,backing={backing}", "--append", f"worker=4G,{PAGES}",
+                flat / "worker.pvh.elf", timeout=120,
+            )  # fmt: skip
+            assert f"worker done {PAGES}" in done.stdout, (backing, done)
+        finally:
+            Path("/dev/shm/kvick-test-ram").unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_file(kvick, flat, tmp_path):
+    ram = tmp_path / "ram"
+    for populate in POPULATES:
+        works(kvick, flat, f"64M,backing=file:{ram},populate={populate}")
+        assert ram.stat().st_size == 64 * MIB
+        # What the guest wrote is in the file; the next VM begins with zeros.
+        assert (16 * MIB).to_bytes(8, "little") == ram.read_bytes()[16 * MIB : 16 * MIB + 8]
+    ram.write_text("precious")
+    done = run(kvick, "--memory", f"64M,backing=file:{ram}", flat / "signal.pvh.elf")
+    assert done.returncode == START
+    assert "would be overwritten" in done.stderr
+    assert ram.read_text() == "precious"
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_file_of_another_vm(flat, start, kvick, tmp_path):
+    memory = f"64M,backing=file:{tmp_path / 'ram'}"
+    vm = start("--memory", memory, flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    done = run(kvick, "--memory", memory, flat / "signal.pvh.elf")
+    assert done.returncode == START
+    assert "the RAM of another VM" in done.stderr
+    vm.send("q")
+    assert vm.wait() == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_guest_sees_all_memory(kvick, flat):
+    seen = set()
+    for memory in ("128M", "128M,backing=memfd", "128M,thp=on,populate=full"):
+        done = run(kvick, "--memory", memory, flat / "info.pvh.elf")
+        assert "info done" in done.stdout
+        seen.add("\n".join(re.findall(r"map .*", done.stdout)))
+    assert len(seen) == 1
+
+
+def present(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("populate", ["full", "vcpu"])
+def test_all_present_at_the_guests_start(flat, start, populate):
+    vm = start("--memory", f"128M,populate={populate}", flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    assert present(vm.pid) > 127 * MIB
+    vm.send("q")
+    assert vm.wait() == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_slices_of_several_vcpus(flat, start):
+    """A guest that runs on one CPU only: the others' slices are populated all the same."""
+    vm = start("--memory", "128M,populate=vcpu", "--cpus", "3", flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    until(lambda: present(vm.pid) > 127 * MIB, "population")
+    vm.send("q")
+    assert vm.wait() == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_background(flat, start):
+    vm = start("--memory", "256M,populate=background,threads=2", flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    until(lambda: present(vm.pid) > 255 * MIB, "population", timeout=60)
+    vm.send("q")
+    assert vm.wait() == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_images_stay_shared(flat, start, tmp_path):
+    """Population maps an image's pages in, but never copies them."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(padded((flat / "echo.pvh.elf").read_bytes(), 4 * MIB))
+    vm = start("--memory", "128M,populate=full", kernel)
+    vm.expect("echo ready")
+    smaps = Path(f"/proc/{vm.pid}/smaps").read_text()
+    parts = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps)
+    mapped = [p for p in parts if p and str(kernel) in p.splitlines()[0]]
+    largest = max(mapped, key=lambda p: int(re.search(r"Size:\s+(\d+)", p)[1]))
+    assert int(re.search(r"Rss:\s+(\d+)", largest)[1]) >= 4000
+    assert int(re.search(r"Anonymous:\s+(\d+)", largest)[1]) == 0
+    vm.send("q")
+    assert vm.wait() == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_timeline_tells_the_rate(kvick, flat, tmp_path):
+    path = tmp_path / "t.json"
+    run(kvick, "--memory", "128M,populate=full", "--timeline", path, flat / "signal.pvh.elf")
+    timeline = json.loads(path.read_text())
+    marks = timeline["marks"]
+    assert marks["memory"]["ns"] <= marks["populate_begin"]["ns"] < marks["populate_end"]["ns"]
+    assert marks["populate_end"]["ns"] <= marks["first_entry"]["ns"]
+    took = (marks["populate_end"]["ns"] - marks["populate_begin"]["ns"]) / 1e9
+    assert 120 * MIB < timeline["populate"]["bytes"] <= 128 * MIB
+    rate = timeline["populate"]["bytes"] / took
+    assert timeline["populate"]["bytes_per_second"] == pytest.approx(rate, rel=0.01)
+    text = run(kvick, "--memory", "64M,populate=vcpu", "--timeline", "-", flat / "signal.pvh.elf").stderr
+    assert re.search(r"guest memory present: [\d.]+ MiB at [\d.]+ GB/s", text)
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("populate", ["full", "vcpu", "background"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_population(flat, start, populate, number):
+    vm = start("--memory", f"3G,populate={populate},thp=off", flat / "spin.pvh.elf")
+    until(lambda: present(vm.pid) > 64 * MIB, "population")
+    begun = time.monotonic()
+    vm.signal(number)
+    assert vm.wait(10) == 128 + number
+    # The machine may be busy; alone this takes some 50 ms, most of it for giving memory back.
+    assert time.monotonic() - begun < 5
+    assert vm.err == ""
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_progress_on_a_terminal(flat, start):
+    reader, terminal = pty.openpty()
+    vm = start("--memory", "4G,populate=full,thp=off", flat / "spin.pvh.elf", stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    end = time.monotonic() + 30
+    while b"GB/s" not in shown and time.monotonic() < end:
+        shown += os.read(reader, 4096)
+    assert re.search(rb"\rkvick: memory: \d\.\d of 4\.0 GiB, \d+\.\d\d GB/s", shown), shown
+    vm.signal(signal.SIGINT)
+    assert vm.wait(10) == 130
+    os.close(reader)
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_small_vm_stays_small(flat, start):
+    """By default nothing is cleared that nobody asked for, whatever the host's policy is."""
+    vm = start("--memory", "128M", flat / "halt.pvh.elf")
+    until(lambda: "fc_vcpu 0" in names(vm.pid), "the guest's start")
+    time.sleep(0.3)
+    rollup = Path(f"/proc/{vm.pid}/smaps_rollup").read_text()
+    assert int(re.search(r"AnonHugePages:\s+(\d+)", rollup)[1]) == 0
+    assert int(re.search(r"Anonymous:\s+(\d+)", rollup)[1]) < 512, rollup
+
+
+def names(pid):
+    return [p.read_text().strip() for p in Path(f"/proc/{pid}/task").glob("*/comm")]
+
+
+def refused(done, *texts):
+    assert done.returncode == START, done
+    assert done.stderr.count("\n") == 1, done.stderr
+    for text in texts:
+        assert text in done.stderr
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_huge_pages_short(kvick, flat):
+    done = run(kvick, "--memory", "4000G,backing=hugetlb-2m", flat / "signal.pvh.elf")
+    refused(done, "memory: 2048000 huge pages of 2M are needed", "are missing; reserve them: cd /sys")
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("populate", ["full", "background", "vcpu"])
+def test_more_than_the_host_has(kvick, flat, populate):
+    done = run(kvick, "--memory", f"4000G,populate={populate}", flat / "signal.pvh.elf")
+    refused(done, "memory: populate: 4000G are needed, but the host has")
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_no_such_node(kvick, flat):
+    done = run(kvick, "--memory", "64M,numa=63", flat / "signal.pvh.elf")
+    refused(done, "this host lacks one of the nodes")
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_full_file_system(kvick, flat, tmp_path):
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32M", "none", tmp_path], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        done = run(kvick, "--memory", f"64M,backing=file:{tmp_path}/ram", flat / "signal.pvh.elf")
+        refused(done, "has no room for 64M of RAM")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_control_group(flat, kvick):
+    """A limit of the group is an error of ours and not the kernel's killing."""
+    group = next(
+        (p for p in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()), None
+    )
+    path = Path(group or "/nonexistent", "kvick-test")
+    try:
+        path.mkdir()
+    except OSError as e:
+        pytest.skip(f"no control group can be made: {e}")
+    try:
+        limit = path / "memory.limit_in_bytes"
+        limit = limit if limit.exists() else path / "memory.max"
+        if not limit.exists():
+            pytest.skip("the memory controller is not enabled")
+        limit.write_text(str(64 * MIB))
+        script = f'echo $$ > {path}/cgroup.procs && exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", kvick, "run", "--memory", "256M,populate=full", flat / "signal.pvh.elf"],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        refused(done, "the control group", "kvick-test has room for", "limit of 64 MiB")
+    finally:
+        path.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("memory", "text"),
+    [
+        ("1G,threads=2", "goes with populate=full"),
+        ("1025M,backing=hugetlb-1g", "multiple of 1G"),
+        ("1G,backing=hugetlb-2m,thp=on", "thp=on"),
+        ("1G,backing=nothing", "give anon, memfd"),
+        ("1G,populate", "KEY=VALUE"),
+    ],
+)
+def test_wrong_keys(kvick, memory, text):
+    done = run(kvick, "--memory", memory, "kernel")
+    assert done.returncode == USAGE
+    assert text in done.stderr
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_configuration_file(kvick, flat, tmp_path):
+    path = tmp_path / "vm.json"
+    memory = {"size": "128M", "backing": f"file:{tmp_path}/a,b", "populate": "full", "threads": 2}
+    path.write_text(
+        json.dumps({
+            "boot-source": {"kernel_image_path": str(flat / "worker.pvh.elf"), "boot_args": "worker=16M,64"},
+            "kvick": {"memory": memory},
+        })
+    )  # fmt: skip
+    done = run(kvick, "--config-file", path)
+    assert "worker done 64" in done.stdout, done
+    assert (tmp_path / "a,b").stat().st_size == 128 * MIB
+
+
+def test_image_info_backing(kvick, flat):
+    out = subprocess.run(
+        [kvick, "image", "info", "--json", "--memory", "1G", "--backing", "hugetlb-2m", flat / "worker.pvh.elf"],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    info = json.loads(out)
+    assert info["backing"] == "hugetlb-2m"
+    assert info["small_page_bytes"] == 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("size", "kib", "count", "memory"), [("2m", 2048, 160, "256M"), ("1g", 1048576, 2, "2G")]
+)
+def test_linux_on_huge_pages(large_testbed, size, kib, count, memory):
+    """Linux checks all of its memory, populated or not, with kernel and initrd mapped or copied."""
+    linux = Emulated(large_testbed)
+    pages = f"/sys/kernel/mm/hugepages/hugepages-{kib}kB"
+    got = linux.run("sh", "-c", f"echo {count} >{pages}/nr_hugepages; cat {pages}/free_hugepages")
+    if int(got.stdout) < count:
+        pytest.skip(f"the emulated host cannot free {count} pages of {size}")
+    try:
+        for populate, how in (("none", "share"), ("full", "share"), ("vcpu", "copy")):
+            done = linux.kvick(
+                "--memory", f"{memory},backing=hugetlb-{size},populate={populate}", "--image-map", how,
+                "--cpus", "2", "--initrd", linux.guest("initrd.cpio"),
+                "--append", 'console=ttyS0 quiet kvick.run="memtest 128"', linux.guest("vmlinux"),
+            )  # fmt: skip
+            assert done.returncode == OK, done
+            assert "memtest: 128 MiB ok" in done.stdout, done
+        free = linux.run("cat", f"{pages}/free_hugepages")
+        assert int(free.stdout) == count
+    finally:
+        linux.run("sh", "-c", f"echo 0 >{pages}/nr_hugepages")

@@ -1,0 +1,664 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kvick pool: nothing of one lease is in the next, whatever becomes of clients and server; hostile
+clients are refused; nothing grows. The clients here speak the protocol of docs/pool.md."""
+
+import array
+import json
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+from nobody import NOBODY, open_kvick  # noqa: F401 (a fixture)
+
+MIB = 1 << 20
+CHUNK = 4 * MIB
+MSG = struct.Struct("=IHHIIIIQQQ")
+MAGIC = 0x6B76706F
+LEASE, FETCH, WROTE, END, STATUS, GROW, SHRINK, DRAIN = range(1, 9)
+GRANT, INFO, DONE, ERROR = range(64, 68)
+WAIT, LAZY = 1, 2
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
+
+
+def message(kind, flags=0, index=0, count=0, size=0, magic=MAGIC, version=1):
+    return MSG.pack(magic, version, kind, flags, index, count, 0, size, 0, 0)
+
+
+class Refused(Exception):
+    """The pool answered with this errno."""
+
+    def __init__(self, number):
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+class Client:
+    """A connection. lease() keeps the chunks' descriptors in fds."""
+
+    def __init__(self, path, timeout=30):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(timeout)
+        self.sock.connect(path)
+        self.fds = []
+
+    def send(self, packet):
+        self.sock.send(packet)
+
+    def answer(self):
+        data, control, _, _ = self.sock.recvmsg(4096, socket.CMSG_SPACE(253 * 4))
+        for _, kind, payload in control:
+            assert kind == socket.SCM_RIGHTS
+            fds = array.array("i")
+            fds.frombytes(payload)
+            self.fds.extend(fds)
+        if not data:
+            raise EOFError
+        fields = MSG.unpack(data[: MSG.size])
+        if fields[2] == ERROR:
+            raise Refused(fields[6])
+        return fields
+
+    def lease(self, size, flags=WAIT):
+        self.send(message(LEASE, flags, size=size))
+        fields = self.answer()
+        assert fields[2] == GRANT
+        while not flags & LAZY and len(self.fds) * fields[8] < fields[7]:
+            self.answer()
+        return self
+
+    def maps(self):
+        return [mmap.mmap(fd, CHUNK) for fd in self.fds]
+
+    def close(self):
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.close()
+
+
+def zero(maps):
+    """Every byte is zero."""
+    nothing = bytes(CHUNK)
+    return all(m[:] == nothing for m in maps)
+
+
+class Pool:
+    """A server in the background."""
+
+    def __init__(self, kvick, path, *args, **kwargs):
+        self.kvick, self.path, self.args, self.kwargs = kvick, str(path), args, kwargs
+        self.start()
+
+    def start(self):
+        args = ("--size", "64M", "--chunk", "4M", "--verify", "all", *self.args)
+        self.process = subprocess.Popen(
+            [self.kvick, "pool", "serve", "--socket", self.path, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **self.kwargs,
+        )
+        self.pid = self.process.pid
+        self.until(lambda info: info["free_chunks"] == info["target_chunks"])
+
+    def do(self, *args):
+        return subprocess.run(
+            [self.kvick, "pool", *args, "--socket", self.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    def info(self):
+        result = self.do("status", "--json")
+        return json.loads(result.stdout) if result.returncode == 0 else None
+
+    def until(self, wanted, seconds=30):
+        end = time.monotonic() + seconds
+        while True:
+            info = self.info()
+            if info and wanted(info):
+                return info
+            assert time.monotonic() < end, info
+            assert self.process.poll() is None, self.process.stderr.read()
+            time.sleep(0.01)
+
+    def quiet(self):
+        """Nothing is leased, and everything is clean."""
+        return self.until(lambda i: not i["leases"] and i["free_chunks"] == i["target_chunks"])
+
+    def usage(self):
+        """Descriptors, threads and anonymous memory in KiB."""
+        with open(f"/proc/{self.pid}/status", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return (
+            len(os.listdir(f"/proc/{self.pid}/fd")),
+            int(fields["Threads"]),
+            int(fields["RssAnon"].split()[0]),
+        )
+
+    def kill(self, number):
+        os.kill(self.pid, number)
+
+    def stop(self, number=signal.SIGTERM):
+        self.kill(signal.SIGCONT)
+        self.kill(number)
+        self.process.stderr.close()
+        return self.process.wait(20)
+
+
+@pytest.fixture(name="serve")
+def pool_factory(kvick, tmp_path):
+    """serve(ARGS...): a pool of 16 chunks of 4 MiB that cleans by renewing, or as ARGS say."""
+    pools = []
+
+    def start(*args, kvick=kvick, **kwargs):
+        pool = Pool(kvick, tmp_path / "sock", *args, **kwargs)
+        pools.append(pool)
+        return pool
+
+    yield start
+    for pool in pools:
+        if pool.process.poll() is None:
+            pool.stop(signal.SIGKILL)
+
+
+MODES = {"renew": (), "clean": ("--trust", str(os.geteuid()))}
+
+
+@pytest.fixture(name="pool", params=list(MODES))
+def pool_of_mode(serve, request):
+    """A pool that renews, and one that cleans in place."""
+    return serve(*MODES[request.param])
+
+
+def writer(path, size):
+    """A process that leases and writes a pattern over and over, until it is killed."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        client = Client(path).lease(size)
+        maps = client.maps()
+        pattern = os.urandom(256).replace(b"\0", b"\1") * 256
+        while True:
+            for m in maps:
+                for at in range(0, CHUNK, len(pattern)):
+                    m[at : at + len(pattern)] = pattern
+    finally:
+        os._exit(1)
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def disturb(pool, rng):
+    """What may happen to a server."""
+    what = rng.randrange(8)
+    if what == 0:
+        pool.kill(signal.SIGSTOP)
+        time.sleep(rng.random() * 0.02)
+        pool.kill(signal.SIGCONT)
+    elif what == 1:
+        pool.stop(signal.SIGKILL)
+        pool.start()
+    elif what == 2:
+        assert pool.stop() == 0
+        pool.start()
+
+
+def killed_rounds(pool, rounds, seed=1):
+    """Writers are killed at random moments, the server is stopped and restarted; all that is leased
+    next is zero."""
+    rng = random.Random(seed)
+    for _ in range(rounds):
+        writers = [writer(pool.path, rng.randrange(1, 6) * CHUNK) for _ in range(2)]
+        time.sleep(rng.random() ** 3 * 0.1)
+        kill(writers.pop(rng.randrange(2)))
+        disturb(pool, rng)
+        # The first leases while others write, the last takes everything.
+        with Client(pool.path).lease(rng.randrange(1, 5) * CHUNK) as client:
+            assert zero(client.maps())
+        kill(writers.pop())
+        with Client(pool.path).lease(16 * CHUNK) as client:
+            maps = client.maps()
+            assert len(maps) == 16 and zero(maps)
+            for m in maps:
+                m[:] = b"\xa5" * CHUNK
+    return pool.quiet()
+
+
+def test_killed(pool):
+    info = killed_rounds(pool, 5)
+    assert info["verify_failed"] == 0
+
+
+@pytest.mark.limit(20000)
+def test_killed_soak(pool, request):
+    """As above, N - 10 rounds with --soak N."""
+    rounds = max(0, request.config.getoption("--soak") - 10)
+    if not rounds:
+        pytest.skip("only with --soak over 10")
+    killed_rounds(pool, rounds, seed=time.time_ns())
+
+
+def test_memory_outlives_server(pool):
+    """A machine goes on with its memory when the server ends or is killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        client = Client(pool.path).lease(3 * CHUNK)
+        maps = client.maps()
+        for i, m in enumerate(maps):
+            m[:] = bytes([i + 1]) * CHUNK
+        pool.stop(number)
+        pool.start()
+        with Client(pool.path).lease(16 * CHUNK) as other:
+            assert zero(other.maps())
+        for i, m in enumerate(maps):
+            assert m[:] == bytes([i + 1]) * CHUNK
+        client.close()
+
+
+def test_held(pool):
+    """What a process keeps of a lease is nothing of the next one's."""
+    client = Client(pool.path).lease(16 * CHUNK)
+    kept_fd, kept_map = os.dup(client.fds[0]), mmap.mmap(client.fds[1], CHUNK)
+    kept_map[:] = b"\1" * CHUNK
+    child_read, parent_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Keeps all descriptors, but not the connection.
+        client.sock.close()
+        os.close(parent_write)
+        os.read(child_read, 1)
+        for fd in client.fds:
+            if any(os.pread(fd, CHUNK, 0)):
+                os._exit(1)
+            os.pwrite(fd, b"\2" * CHUNK, 0)
+        os._exit(0)
+    client.close()
+    with Client(pool.path).lease(16 * CHUNK) as other:
+        maps = other.maps()
+        assert zero(maps)
+        for m in maps:
+            m[:] = b"\3" * CHUNK
+        os.write(parent_write, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+        assert b"\3" not in kept_map[:] and b"\3" not in os.pread(kept_fd, CHUNK, 0)
+        os.pwrite(kept_fd, b"\4" * CHUNK, 0)
+        kept_map[:] = b"\4" * CHUNK
+        assert all(m[:] == b"\3" * CHUNK for m in maps)
+    for fd in (child_read, parent_write, kept_fd):
+        os.close(fd)
+    pool.quiet()
+
+
+def test_pages_in_pipes(serve):
+    """splice() puts the file's own pages into a pipe: they are not the next lease's."""
+    pool = serve()
+    client = Client(pool.path).lease(16 * CHUNK)
+    read, write = os.pipe()
+    client.maps()[0][:] = b"\1" * CHUNK
+    assert os.splice(client.fds[0], write, 8192, offset_src=0) > 0
+    client.close()
+    with Client(pool.path).lease(16 * CHUNK) as other:
+        for m in other.maps():
+            m[:] = b"\3" * CHUNK
+        assert set(os.read(read, 8192)) <= {0, 1}
+    os.close(read)
+    os.close(write)
+
+
+def test_holes(pool):
+    """A client may take pages out of its chunks; the next one has all of them."""
+    with Client(pool.path).lease(16 * CHUNK) as client:
+        libc = __import__("ctypes").CDLL(None, use_errno=True)
+        for fd in client.fds:
+            # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+            assert libc.fallocate64(fd, 3, 0, __import__("ctypes").c_long(CHUNK)) == 0
+    with Client(pool.path).lease(16 * CHUNK) as client:
+        for fd in client.fds:
+            assert os.fstat(fd).st_blocks * 512 >= CHUNK
+        assert zero(client.maps())
+
+
+@pytest.mark.plain
+@pytest.mark.limit(20000)
+@pytest.mark.plain  # a sanitizer's own memory grows
+def test_steady(pool, request):
+    """Leases and random writes without end: nothing grows. 500 leases with --soak 500."""
+    rng = random.Random(2)
+    before = None
+    for i in range(max(60, request.config.getoption("--soak"))):
+        with Client(pool.path).lease(8 * CHUNK) as client:
+            for m in client.maps():
+                for _ in range(20):
+                    m[rng.randrange(CHUNK)] = 255
+        if i == 20:
+            pool.quiet()
+            before = pool.usage()
+    pool.quiet()
+    after = pool.usage()
+    deadline = time.monotonic() + 10
+    # The last connection's end may still be on its way to the server.
+    while after[:2] != before[:2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+        after = pool.usage()
+    assert after[:2] == before[:2]
+    # Stacks and the allocator's own, but not a page for each lease.
+    assert after[2] - before[2] < 128
+
+
+def test_waiting(pool):
+    """First come, first served, also when some of those who wait give up."""
+    waiting = [Client(pool.path) for _ in range(10)]
+    with Client(pool.path).lease(16 * CHUNK):
+        for client in waiting:
+            client.send(message(LEASE, WAIT, size=16 * CHUNK))
+        pool.until(lambda i: i["waiting"] == 10)
+        with pytest.raises(Refused) as refused, Client(pool.path) as other:
+            other.lease(CHUNK, 0)
+        assert refused.value.errno == 11  # EAGAIN
+        for client in waiting[::2]:
+            client.close()
+        pool.until(lambda i: i["waiting"] == 5)
+    for client in waiting[1::2]:
+        client.answer()
+        assert zero(client.maps())
+        client.close()
+    pool.quiet()
+
+
+def test_bad_messages(serve):
+    """Each is answered with an error and the end, and counted; descriptors do not stay."""
+    pool = serve()
+    before = pool.usage()
+    good = message(LEASE, size=CHUNK)
+    bad = [
+        b"x",
+        good[:-1],
+        good + b"\0",
+        b"\0" * 48,
+        b"\xff" * 4000,
+        b"\xff" * 100000,
+        message(LEASE, size=0),
+        message(LEASE, flags=8, size=CHUNK),
+        message(LEASE, size=CHUNK, magic=1),
+        message(LEASE, size=CHUNK, version=2),
+        message(0),
+        message(9),
+        message(GRANT, size=CHUNK),
+        message(FETCH),
+        message(WROTE, count=1) + struct.pack("=II", 0, 1),
+        message(STATUS, size=1),
+    ]
+    rng = random.Random(3)
+    bad += [rng.randbytes(rng.randrange(1, 200)) for _ in range(200)]
+    for packet in bad:
+        with Client(pool.path) as client:
+            client.send(packet)
+            with pytest.raises((Refused, ConnectionResetError)):
+                client.answer()
+    # Descriptors that are passed in
+    fds = array.array("i", [0, 1, 2])
+    with Client(pool.path) as client:
+        client.sock.sendmsg([good], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        with pytest.raises(Refused):
+            client.answer()
+    # Out of place: two leases, a chunk twice, one that is not there, spans outside
+    spans = [struct.pack("=II", 0, 0), struct.pack("=II", 1023, 2), b"\xff" * 8]
+    for packets in [[message(LEASE, size=CHUNK)], [message(FETCH, index=1)]] + [
+        [message(WROTE, count=1) + span] for span in spans
+    ]:
+        with Client(pool.path).lease(CHUNK) as client:
+            client.send(packets[0])
+            with pytest.raises(Refused):
+                client.answer()
+    with Client(pool.path).lease(2 * CHUNK, LAZY) as client:
+        client.send(message(FETCH, index=1))
+        client.answer()
+        client.send(message(FETCH, index=1))
+        with pytest.raises(Refused):
+            client.answer()
+    info = pool.quiet()
+    assert info["refused_message"] >= len(bad) + 5
+    assert pool.usage()[:2] == before[:2]
+
+
+def test_floods(serve):
+    """Connections without end, requests without end, and one who never reads: others are served."""
+    pool = serve("--clients", "40")
+    before = pool.usage()
+    crowd = []
+    refused = 0
+    for _ in range(100):
+        client = Client(pool.path)
+        crowd.append(client)
+    for client in crowd[30:]:
+        try:
+            client.send(message(STATUS))
+            client.answer()
+        except (Refused, ConnectionResetError, BrokenPipeError):
+            refused += 1
+    assert refused >= 60
+    for client in crowd:
+        client.close()
+    assert pool.quiet()["refused_limit"] >= 60
+    deaf = Client(pool.path)
+    deaf.sock.settimeout(5)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for _ in range(100000):
+            deaf.send(message(STATUS))
+    deaf.close()
+    with Client(pool.path).lease(16 * CHUNK) as client:
+        assert len(client.fds) == 16
+    pool.quiet()
+    assert pool.usage()[:2] == before[:2]
+
+
+def test_idle_connection(serve):
+    """Who asks for nothing is sent away."""
+    pool = serve()
+    with Client(pool.path) as client:
+        with pytest.raises(Refused) as refused:
+            client.answer()
+        assert refused.value.errno == 110  # ETIMEDOUT
+
+
+@needs_root
+def test_users(serve, open_kvick, tmp_path):  # noqa: F811
+    """Users who are not allowed get nothing; those who are cannot rule; memory changes users only by
+    way of the kernel."""
+    os.chmod(tmp_path, 0o755)
+    for parent in tmp_path.parents:
+        if os.stat(parent).st_uid == os.geteuid() and str(parent) not in ("/", "/tmp"):
+            os.chmod(parent, os.stat(parent).st_mode | 0o055)
+    pool = serve("--allow", "65533", "--trust", "0", "--trust", "nobody")
+    path = pool.path
+
+    def as_user(uid, code):
+        """Runs code in a process of that user; its status."""
+        pid = os.fork()
+        if pid == 0:
+            status = 99
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(uid)
+                status = code()
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def lease():
+        try:
+            with Client(path).lease(16 * CHUNK) as client:
+                maps = client.maps()
+                if not zero(maps):
+                    return 1
+                for m in maps:
+                    m[:] = b"\5" * CHUNK
+                try:
+                    os.close(os.open(f"/proc/self/fd/{client.fds[0]}", os.O_RDWR))
+                    return 3
+                except PermissionError:
+                    return 0
+        except (Refused, ConnectionResetError, BrokenPipeError):
+            return 2
+
+    def grow():
+        try:
+            with Client(path) as client:
+                client.send(message(GROW, size=CHUNK))
+                client.answer()
+            return 0
+        except Refused as refused:
+            return refused.errno
+
+    assert as_user(65532, lease) == 2
+    assert pool.info()["refused_user"] == 1
+    assert as_user(65533, grow) == 1  # EPERM
+    assert as_user(65534, lease) == 0
+    cleaned = pool.quiet()
+    assert cleaned["cleaned_bytes"] == 16 * CHUNK
+    # Others' chunks are renewed, also those that are clean.
+    assert as_user(65533, lease) == 0
+    assert pool.quiet()["renewed_bytes"] == cleaned["renewed_bytes"] + 32 * CHUNK
+
+
+def test_sizes(serve):
+    """grow, shrink and drain, by the program."""
+    pool = serve()
+    assert pool.do("grow", "6M").returncode == 0
+    assert pool.until(lambda i: i["free_chunks"] == 18)["size_bytes"] == 18 * CHUNK
+    client = Client(pool.path).lease(10 * CHUNK)
+    assert pool.do("shrink", "40M").returncode == 0
+    pool.until(lambda i: i["free_chunks"] == 0 and not i["cleaning_chunks"])
+    assert pool.info()["leased_chunks"] == 10
+    client.close()
+    assert pool.until(lambda i: i["free_chunks"] == 8)["target_chunks"] == 8
+    assert pool.do("drain").returncode == 0
+    pool.until(lambda i: not i["free_chunks"] and not i["cleaning_chunks"])
+    with pytest.raises(Refused) as refused, Client(pool.path) as client:
+        client.lease(CHUNK)
+    assert refused.value.errno == 28  # ENOSPC
+    assert pool.do("grow", "4M").returncode == 0
+    pool.until(lambda i: i["free_chunks"] == 1)
+    status = pool.do("status")
+    assert "1 free" in status.stdout
+    second = pool.do("serve", "--size", "4M", "--chunk", "4M")
+    assert second.returncode == 1 and "already" in second.stderr
+    assert pool.stop() == 0
+    assert not os.path.exists(pool.path)
+    late = pool.do("status")
+    assert late.returncode == 1 and pool.path in late.stderr
+
+
+def test_user_limit(serve):
+    pool = serve("--user-limit", "16M")
+    with Client(pool.path).lease(3 * CHUNK):
+        with pytest.raises(Refused) as refused, Client(pool.path) as other:
+            other.lease(2 * CHUNK)
+        assert refused.value.errno == 122  # EDQUOT
+        with Client(pool.path).lease(CHUNK):
+            pass
+
+
+@pytest.mark.parametrize(
+    "args,status,text",
+    [
+        (("--size", "64M", "--page-size", "8K"), 1, "4K, 2M or 1G"),
+        (("--size", "5M", "--chunk", "4M"), 1, "multiple"),
+        (("--size", "900G"), 1, "the host has only"),
+        (("--size", "900G", "--page-size", "2M"), 1, "nr_hugepages"),
+        (("--size", "x"), 2, "--size x"),
+        (("--size", "64M", "--allow", "no-such-user"), 2, "no such user"),
+        (("--size", "64M", "--threads", "0"), 2, "1 to 64"),
+        ((), 2, "--size is missing"),
+    ],
+)
+def test_serve_errors(kvick, tmp_path, args, status, text):
+    result = subprocess.run(
+        [kvick, "pool", "serve", "--socket", str(tmp_path / "sock"), *args],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert result.returncode == status
+    assert text in result.stderr
+    assert not (tmp_path / "sock").exists()
+
+
+@needs_root
+def test_ordinary_user(serve, open_kvick, tmp_path):  # noqa: F811
+    """The server needs no privileges."""
+    os.chown(tmp_path, 65534, 65534)
+    for parent in tmp_path.parents:
+        if os.stat(parent).st_uid == os.geteuid() and str(parent) not in ("/", "/tmp"):
+            os.chmod(parent, os.stat(parent).st_mode | 0o055)
+    pool = serve("--trust", "65534", kvick=open_kvick, **NOBODY)
+    with Client(pool.path).lease(16 * CHUNK) as client:
+        for m in client.maps():
+            m[:] = b"\5" * CHUNK
+    with Client(pool.path).lease(16 * CHUNK) as client:
+        assert zero(client.maps())
+    pool.quiet()
+
+
+def test_systemd(kvick, tmp_path):
+    """Socket activation and the message that it is ready."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(str(tmp_path / "sock"))
+    listening.listen()
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    notify.settimeout(20)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(listening.fileno(), 3)
+        os.set_inheritable(3, True)
+        env = dict(os.environ, LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+        env["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        os.execve(kvick, ["kvick", "pool", "serve", "--size", "16M", "--chunk", "4M"], env)
+    assert notify.recv(100) == b"READY=1"
+    with Client(str(tmp_path / "sock")).lease(4 * CHUNK) as client:
+        assert zero(client.maps())
+    os.kill(pid, signal.SIGTERM)
+    assert notify.recv(100) == b"STOPPING=1"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    listening.close()
+    notify.close()
+    assert (tmp_path / "sock").exists()
+
+
+def test_bench(kvick):
+    result = subprocess.run(
+        [kvick, "bench", "pool", "--size", "32M", "--rounds", "2", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["size_bytes"] == 32 * MIB
+    assert all(v > 0 for k, v in figures.items() if k.endswith(("_ms", "_gb_s")))
+    assert figures["leases"][-1]["bytes"] == 32 * MIB

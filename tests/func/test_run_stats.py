@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kvick run --stats: exits counted by reason, port and address."""
+
+import json
+import re
+import signal
+import time
+
+import pytest
+from vm import OK, START, USAGE, run
+
+pytestmark = pytest.mark.usefixtures("kvm_host")
+
+
+def places(doc):
+    return {
+        (place.get("port", place.get("gpa")), place["write"]): place["count"]
+        for place in doc["vcpus"][0]["places"]
+    }
+
+
+def test_table(kvick, flat):
+    result = run(kvick, "--stats", flat / "print.pvh.elf")
+    assert result.returncode == OK
+    lines = [line.removeprefix("kvick: ") for line in result.stderr.splitlines()]
+    assert re.match(r"vCPU 0: \d+ exits, [\d.]+ ms handling them", lines[0])
+    counts = {m[1]: int(m[2]) for line in lines if (m := re.match(r"  (\S.*?) +(\d+) ", line))}
+    # Each character is written once, with CR before LF, and the port's state asked for before.
+    assert counts["port 0x3f8 out"] == len(result.stdout) + result.stdout.count("\n")
+    assert counts["port 0x3fd in"] >= counts["port 0x3f8 out"]
+    assert counts["port 0x64 out"] == 1
+    assert counts["io"] == sum(n for name, n in counts.items() if name.startswith("port"))
+
+
+def test_json(kvick, flat, tmp_path):
+    path = tmp_path / "stats"
+    result = run(kvick, f"--stats={path}", "--cpus", "2", flat / "signal.pvh.elf")
+    assert result.returncode == OK
+    assert result.stderr == ""
+    doc = json.loads(path.read_text())
+    assert [cpu["vcpu"] for cpu in doc["vcpus"]] == [0, 1]
+    assert places(doc) == {(0xD0000000, True): 1, (0xF4, True): 1, (0x64, True): 1}
+    boot = doc["vcpus"][0]
+    assert {r["name"]: r["count"] for r in boot["reasons"]} == {"io": 2, "mmio": 1}
+    for figure in "count", "handled_ns", "before_ns":
+        whole = {"count": "exits"}.get(figure, figure)
+        assert boot[whole] == sum(r[figure] for r in boot["reasons"])
+        assert boot[whole] == sum(p[figure] for p in boot["places"])
+    assert [p.name for p in tmp_path.iterdir()] == ["stats"]
+
+
+def test_while_it_runs(start, flat, tmp_path):
+    path = tmp_path / "stats.json"
+    vm = start(f"--stats={path}", "--boot-timer", flat / "halt.pvh.elf")
+    vm.expect("Guest-boot-time", "err")
+    def seen():
+        try:
+            return places(json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError):
+            return None  # not yet, or half-way
+
+    deadline = time.monotonic() + 10
+    # The line is printed while the exit is served, which is counted when it has been served.
+    while seen() != {(0xD0000000, True): 1}:
+        assert time.monotonic() < deadline
+        vm.signal(signal.SIGUSR1)
+        time.sleep(0.05)
+    vm.signal(signal.SIGTERM)
+    assert vm.process.wait(20) == 128 + signal.SIGTERM
+    assert places(json.loads(path.read_text())) == {(0xD0000000, True): 1}
+
+
+def test_signal_without_it(start, flat):
+    vm = start("--boot-timer", flat / "halt.pvh.elf")
+    vm.expect("Guest-boot-time", "err")
+    vm.signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    assert vm.process.poll() is None
+
+
+def test_wrong_file(kvick, flat, tmp_path):
+    for path in tmp_path, tmp_path / "no" / "stats":
+        result = run(kvick, f"--stats={path}", flat / "signal.pvh.elf")
+        assert result.returncode == START
+        assert f"kvick run: --stats: {path}: cannot be written" in result.stderr
+    assert run(kvick, "--stats=", flat / "signal.pvh.elf").returncode == USAGE
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk(kvick, flat):
+    result = run(kvick, "--stats=/dev/full", flat / "signal.pvh.elf")
+    assert result.returncode == START
+    assert "No space left" in result.stderr

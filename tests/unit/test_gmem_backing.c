@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gmem/: what backs regions, overlays over every backing, and the errors of each. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fd.h"
+#include "gmem/backing.h"
+#include "gmem/copy.h"
+#include "gmem/gmem.h"
+#include "gmem/host.h"
+#include "gmem/internal.h"
+
+#define RAM (8 * MIB)
+
+/* A file whose bytes are not zero and differ from page to page. */
+static int file_make(uint64_t bytes)
+{
+	int fd = memfd_create("image", MFD_CLOEXEC);
+	uint8_t *data = malloc(bytes);
+
+	assert_true(fd >= 0 && data);
+	for (uint64_t i = 0; i < bytes; i++)
+		data[i] = (uint8_t)(1 + (i / 4096 + i) % 251);
+	assert_int_equal(fd_write_all(fd, data, bytes), 0);
+	free(data);
+	return fd;
+}
+
+static void file_same(int fd, uint64_t offset, const uint8_t *at, uint64_t bytes)
+{
+	uint8_t *want = malloc(bytes);
+
+	assert_non_null(want);
+	assert_int_equal(fd_pread_all(fd, want, bytes, offset), 0);
+	assert_int_equal(memcmp(at, want, bytes), 0);
+	free(want);
+}
+
+static bool is_zero(const uint8_t *at, uint64_t bytes)
+{
+	for (uint64_t i = 0; i < bytes; i++)
+		if (at[i])
+			return false;
+	return true;
+}
+
+static struct gmem *ram_of(const struct gmem_backing *backing, uint64_t bytes)
+{
+	struct kv_err err = {0};
+	struct gmem *gm;
+
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	if (gmem_backing_check(backing, bytes, &err) < 0 ||
+		gmem_add_backed(gm, 0, bytes, backing, 0, &err) < 0)
+		fail_msg("%s", err.text);
+	return gm;
+}
+
+/* All RAM can be written and reads back; a mapped and a copied image lie in it as they should. */
+static void ram_use(const struct gmem_backing *backing, uint64_t bytes)
+{
+	struct gmem *gm = ram_of(backing, bytes);
+	struct gmem_placed placed = {0};
+	struct kv_err err = {0};
+	int fd = file_make(3 * MIB + 100);
+	uint8_t *ram = gmem_at(gm, 0, bytes);
+	bool shares = !backing->shared;
+
+	assert_true(is_zero(ram, bytes));
+	assert_int_equal(gmem_overlay(gm, MIB, 3 * MIB, fd, 0, 2 * MIB + 100, GMEM_IMAGE_SHARE,
+				 "mapped", &placed, &err),
+		0);
+	assert_int_equal(placed.mapped_bytes, shares ? 2 * MIB : 0);
+	assert_int_equal(placed.copied_bytes, shares ? 100 : 2 * MIB + 100);
+	/* Its neighbour shares a huge page with it, where there are such. */
+	assert_int_equal(gmem_overlay(gm, 4 * MIB + 16, MIB, fd, 16, MIB, GMEM_IMAGE_SHARE,
+				 "neighbour", NULL, &err),
+		0);
+	assert_int_equal(gmem_overlay(gm, 5 * MIB + 8, 2 * MIB, fd, 3, 2 * MIB, GMEM_IMAGE_COPY,
+				 "copied", NULL, &err),
+		0);
+	file_same(fd, 0, ram + MIB, 2 * MIB + 100);
+	file_same(fd, 16, ram + 4 * MIB + 16, MIB - 16);
+	file_same(fd, 3, ram + 5 * MIB + 8, 2 * MIB);
+	assert_true(is_zero(ram, MIB));
+	assert_true(is_zero(ram + 3 * MIB + 100, MIB - 100));
+	assert_true(is_zero(ram + 7 * MIB + 8, bytes - 7 * MIB - 8));
+	memset(ram, 0x5a, bytes);
+	for (uint64_t i = 0; i < bytes; i += 4093)
+		assert_int_equal(ram[i], 0x5a);
+	/* The image did not change. */
+	file_same(fd, 0, (const uint8_t *)"\1\2\3\4", 4);
+	gmem_destroy(gm);
+	fd_close(&fd);
+}
+
+static void test_plain(void **state)
+{
+	static const struct gmem_backing backings[] = {
+		{.kind = GMEM_ANON},
+		{.kind = GMEM_ANON, .dump = true},
+		{.kind = GMEM_ANON, .shared = true},
+		{.kind = GMEM_ANON, .thp = GMEM_ON},
+		{.kind = GMEM_ANON, .thp = GMEM_OFF},
+		{.kind = GMEM_ANON, .merge = true},
+		{.kind = GMEM_ANON, .mlock = true},
+		{.kind = GMEM_ANON, .nodes = 1},
+		{.kind = GMEM_MEMFD},
+		{.kind = GMEM_MEMFD, .shared = true, .mlock = true, .nodes = 1},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(backings); i++)
+		ram_use(&backings[i], RAM);
+}
+
+static void test_chunks(void **state)
+{
+	struct gmem_chunk chunks[3];
+	struct gmem_backing backing = {.kind = GMEM_POOL, .chunks = chunks, .chunk_count = 3};
+	static const uint64_t sizes[] = {2 * MIB, 5 * MIB, 4 * MIB};
+	struct kv_err err = {0};
+	struct gmem *gm;
+	uint8_t byte;
+
+	for (int i = 0; i < 3; i++) {
+		chunks[i].fd = memfd_create("chunk", MFD_CLOEXEC);
+		chunks[i].bytes = sizes[i];
+		assert_int_equal(ftruncate(chunks[i].fd, (off_t)sizes[i]), 0);
+	}
+	/* Two regions, the second starting inside a chunk. */
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, 4 * MIB, &backing, 0, &err), 0);
+	assert_int_equal(gmem_add_backed(gm, 4 * GIB, 6 * MIB, &backing, 4 * MIB, &err), 0);
+	memset(gmem_at(gm, 0, 4 * MIB), 1, 4 * MIB);
+	memset(gmem_at(gm, 4 * GIB, 6 * MIB), 2, 6 * MIB);
+	assert_int_equal(pread(chunks[0].fd, &byte, 1, 2 * MIB - 1), 1);
+	assert_int_equal(byte, 1);
+	assert_int_equal(pread(chunks[1].fd, &byte, 1, 2 * MIB - 1), 1);
+	assert_int_equal(byte, 1);
+	assert_int_equal(pread(chunks[1].fd, &byte, 1, 2 * MIB), 1);
+	assert_int_equal(byte, 2);
+	assert_int_equal(pread(chunks[2].fd, &byte, 1, 3 * MIB - 1), 1);
+	assert_int_equal(byte, 2);
+	assert_int_equal(pread(chunks[2].fd, &byte, 1, 3 * MIB), 1);
+	assert_int_equal(byte, 0);
+	gmem_destroy(gm);
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, 12 * MIB, &backing, 0, &err), -ENOSPC);
+	assert_non_null(strstr(err.text, "smaller than 12M"));
+	gmem_destroy(gm);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(ftruncate(chunks[i].fd, 0), 0);
+		assert_int_equal(ftruncate(chunks[i].fd, (off_t)sizes[i]), 0);
+	}
+	ram_use(&backing, RAM);
+	for (int i = 0; i < 3; i++)
+		fd_close(&chunks[i].fd);
+}
+
+static void file_refused(const char *path, uint64_t bytes, int code, const char *text)
+{
+	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path};
+	struct kv_err err = {0};
+
+	assert_int_equal(gmem_backing_check(&backing, bytes, &err), code);
+	if (!strstr(err.text, text))
+		fail_msg("%s", err.text);
+}
+
+static void test_file(void **state)
+{
+	char dir[] = "/tmp/kvick-test-XXXXXX", path[64], other[64];
+	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path};
+	struct kv_err err = {0};
+	struct gmem *gm, *second;
+	struct stat st;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/ram", dir);
+	snprintf(other, sizeof(other), "%s/precious", dir);
+	/* Made, used, and used again: nothing of the first VM is left. */
+	ram_use(&backing, RAM);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, RAM);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	assert_int_equal(st.st_blocks * 512, RAM);
+	ram_use(&backing, RAM);
+	gm = ram_of(&backing, RAM);
+	assert_int_equal(gmem_create(&second, NULL), 0);
+	assert_int_equal(gmem_add_backed(second, 0, RAM, &backing, 0, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "another VM"));
+	gmem_destroy(second);
+	gmem_destroy(gm);
+	/* What somebody else keeps there is safe. */
+	file_refused(path, RAM + 4096, -EEXIST, "would be overwritten");
+	file_refused(dir, RAM, -EISDIR, "directory");
+	file_refused("/dev/null", RAM, -EINVAL, "not a regular file");
+	snprintf(other, sizeof(other), "%s/no/such", dir);
+	backing.path = other;
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, RAM, &backing, 0, &err), -ENOENT);
+	assert_non_null(strstr(err.text, other));
+	gmem_destroy(gm);
+	unlink(path);
+	rmdir(dir);
+}
+
+static bool stop_at_once(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+	++*(int *)ctx;
+	return true;
+}
+
+static void test_file_stopped(void **state)
+{
+	int calls = 0;
+	struct gmem_watch watch = {stop_at_once, &calls};
+	struct gmem_backing backing = {
+		.kind = GMEM_FILE, .path = "/dev/shm/kvick-test-stop", .watch = &watch};
+	struct kv_err err = {0};
+	struct gmem *gm;
+	struct stat st;
+
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, 256 * MIB, &backing, 0, &err), -ECANCELED);
+	assert_int_equal(calls, 1);
+	assert_int_equal(stat(backing.path, &st), 0);
+	assert_true(st.st_blocks * 512 < (off_t)(100 * MIB));
+	gmem_destroy(gm);
+	unlink(backing.path);
+}
+
+static void test_invalid(void **state)
+{
+	static const struct {
+		struct gmem_backing backing;
+		uint64_t bytes;
+		const char *text;
+	} cases[] = {
+		{{.kind = GMEM_HUGETLB_2M}, 3 * MIB, "multiple of 2M"},
+		{{.kind = GMEM_HUGETLB_1G}, 512 * MIB, "multiple of 1G"},
+		{{.kind = GMEM_HUGETLB_2M, .thp = GMEM_ON}, RAM, "thp=on"},
+		{{.kind = GMEM_MEMFD, .merge = true}, RAM, "merge=on"},
+		{{.kind = GMEM_ANON, .merge = true, .shared = true}, RAM, "merge=on"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct kv_err err = {0};
+
+		assert_int_equal(
+			gmem_backing_check(&cases[i].backing, cases[i].bytes, &err), -EINVAL);
+		if (!strstr(err.text, cases[i].text))
+			fail_msg("%s", err.text);
+	}
+}
+
+static void test_short(void **state)
+{
+	struct gmem_backing backing = {.kind = GMEM_HUGETLB_2M, .nodes = 1};
+	uint64_t free = gmem_huge_free(2 * MIB, 1);
+	struct kv_err err = {0};
+	char want[160];
+	struct gmem *gm;
+
+	if (access("/sys/kernel/mm/hugepages/hugepages-2048kB", F_OK) < 0)
+		skip();
+	assert_int_equal(gmem_backing_check(&backing, (free + 7) * 2 * MIB, &err), -ENOMEM);
+	snprintf(want, sizeof(want),
+		"%llu huge pages of 2M are needed, %llu are free (node 0: %llu): 7 are missing",
+		(unsigned long long)free + 7, (unsigned long long)free, (unsigned long long)free);
+	if (!strstr(err.text, want) || !strstr(err.text, "node0/hugepages/hugepages-2048kB") ||
+		!strstr(err.text, "echo $((7 + "))
+		fail_msg("%s", err.text);
+	/* Without the check the mapping says it. */
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	backing.nodes = 0;
+	assert_int_equal(
+		gmem_add_backed(gm, 0, (free + 4096) * 2 * MIB, &backing, 0, &err), -ENOMEM);
+	assert_non_null(strstr(err.text, "missing"));
+	gmem_destroy(gm);
+	backing = (struct gmem_backing){.kind = GMEM_ANON, .nodes = 1ULL << 63};
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, RAM, &backing, 0, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "lacks one of the nodes"));
+	gmem_destroy(gm);
+}
+
+/* As a user who may lock 64 KiB. */
+static int memlock_child(void)
+{
+	struct gmem_backing backing = {.kind = GMEM_ANON, .mlock = true};
+	struct rlimit limit = {65536, 65536};
+	struct kv_err err = {0};
+	struct gmem *gm;
+
+	if (setrlimit(RLIMIT_MEMLOCK, &limit) < 0 || (!geteuid() && setuid(65534) < 0) ||
+		gmem_create(&gm, NULL) < 0)
+		return 1;
+	if (gmem_add_backed(gm, 0, RAM, &backing, 0, &err) != -ENOMEM ||
+		!strstr(err.text, "ulimit -l"))
+		return 2;
+	gmem_destroy(gm);
+	return 0;
+}
+
+static void test_memlock(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(memlock_child());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static uint64_t nr_hugepages(int64_t change)
+{
+	static const char path[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+	MEM_SCOPED char *text = NULL;
+	uint64_t n = file_read_all(path, 64, &text) > 0 ? strtoull(text, NULL, 10) : 0;
+	FILE *f = change ? fopen(path, "w") : NULL;
+
+	if (f) {
+		fprintf(f, "%llu\n", (unsigned long long)n + (unsigned long long)change);
+		fclose(f);
+	}
+	return n;
+}
+
+/* Huge pages for a test; false: none are to be had. */
+static bool huge_borrow(uint64_t pages, uint64_t *before)
+{
+	*before = nr_hugepages(0);
+	if (gmem_huge_free(2 * MIB, 0) < pages)
+		nr_hugepages((int64_t)pages);
+	return gmem_huge_free(2 * MIB, 0) >= pages;
+}
+
+static void huge_return(uint64_t before)
+{
+	nr_hugepages((int64_t)(before - nr_hugepages(0)));
+}
+
+static void test_hugetlb(void **state)
+{
+	struct gmem_backing backing = {.kind = GMEM_HUGETLB_2M};
+	uint64_t before, free;
+	bool got = huge_borrow(16, &before);
+
+	free = gmem_huge_free(2 * MIB, 0);
+	if (got) {
+		ram_use(&backing, RAM);
+		ram_use(&backing, 3 * RAM);
+		backing.shared = true;
+		ram_use(&backing, RAM);
+		backing = (struct gmem_backing){.kind = GMEM_HUGETLB_2M, .mlock = true, .nodes = 1};
+		ram_use(&backing, RAM);
+		assert_int_equal(gmem_huge_free(2 * MIB, 0), free);
+	}
+	huge_return(before);
+	if (!got) {
+		print_message("no 2 MiB pages can be reserved here\n");
+		skip();
+	}
+}
+
+/* A copied segment in a page that a later one makes small stays what it was. */
+static void test_hugetlb_keep(void **state)
+{
+	struct gmem_backing backing = {.kind = GMEM_HUGETLB_2M};
+	struct kv_err err = {0};
+	uint64_t before;
+	bool got = huge_borrow(4, &before);
+	struct gmem *gm;
+	uint8_t *ram;
+	int fd;
+
+	if (!got) {
+		huge_return(before);
+		skip();
+	}
+	gm = ram_of(&backing, RAM);
+	ram = gmem_at(gm, 0, RAM);
+	fd = file_make(MIB);
+	assert_int_equal(gmem_overlay(gm, 2 * MIB + 100, 10000, fd, 0, 10000, GMEM_IMAGE_SHARE,
+				 "copied", NULL, &err),
+		0);
+	assert_int_equal(gm->small_count, 0);
+	assert_int_equal(
+		gmem_overlay(gm, 3 * MIB, MIB, fd, 0, MIB, GMEM_IMAGE_SHARE, "mapped", NULL, &err),
+		0);
+	assert_int_equal(gm->small_count, 1);
+	assert_int_equal(gm->small[0].bytes, 2 * MIB);
+	file_same(fd, 0, ram + 2 * MIB + 100, 10000);
+	file_same(fd, 0, ram + 3 * MIB, MIB);
+	assert_true(is_zero(ram + 2 * MIB + 10100, MIB - 10100));
+	/* The next huge pages, then one that touches what is small already. */
+	assert_int_equal(gmem_overlay(gm, 5 * MIB + 4096, MIB - 4096, fd, 4096, MIB - 4096,
+				 GMEM_IMAGE_SHARE, "behind", NULL, &err),
+		0);
+	assert_int_equal(gm->small_count, 1);
+	assert_int_equal(gm->small[0].bytes, 4 * MIB);
+	file_same(fd, 0, ram + 3 * MIB, MIB);
+	file_same(fd, 4096, ram + 5 * MIB + 4096, MIB - 4096);
+	gmem_destroy(gm);
+	fd_close(&fd);
+	huge_return(before);
+}
+
+static void test_copy(void **state)
+{
+	uint64_t bytes = 37 * MIB + 777;
+	int fd = file_make(bytes);
+	uint8_t *at = mmap(
+		NULL, bytes + 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(at != MAP_FAILED);
+	/* Any alignment, several threads. */
+	for (unsigned shift = 0; shift < 80; shift += 13) {
+		uint64_t n = bytes - shift * 100;
+
+		memset(at, 0, bytes + 8192);
+		assert_int_equal(gmem_copy_file(at + 1000 + shift, n, fd, shift), 0);
+		file_same(fd, shift, at + 1000 + shift, n);
+		assert_true(is_zero(at, 1000 + shift));
+		assert_true(is_zero(at + 1000 + shift + n, 4096));
+	}
+	assert_int_equal(gmem_copy_file(at, bytes, fd, 1), -ENODATA);
+	assert_int_equal(gmem_copy_file(at, 4096, fd, bytes), -ENODATA);
+	assert_int_equal(gmem_copy_file(at, 0, fd, 0), 0);
+	gmem_stream_zero(at + 4096, 8192);
+	assert_true(is_zero(at + 4096, 8192));
+	munmap(at, bytes + 8192);
+	fd_close(&fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_chunks),
+		cmocka_unit_test(test_file),
+		cmocka_unit_test(test_file_stopped),
+		cmocka_unit_test(test_invalid),
+		cmocka_unit_test(test_short),
+		cmocka_unit_test(test_memlock),
+		cmocka_unit_test(test_hugetlb),
+		cmocka_unit_test(test_hugetlb_keep),
+		cmocka_unit_test(test_copy),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

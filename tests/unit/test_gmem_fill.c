@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gmem/: populating RAM: what there is to do, how it is divided, stopped, and fails. */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fd.h"
+#include "gmem/fill.h"
+#include "gmem/host.h"
+
+static struct gmem *ram_make(const struct gmem_backing *backing, uint64_t low, uint64_t high)
+{
+	struct kv_err err = {0};
+	struct gmem *gm;
+
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	if (gmem_add_backed(gm, 0, low, backing, 0, &err) < 0 ||
+		(high && gmem_add_backed(gm, 4 * GIB, high, backing, low, &err) < 0))
+		fail_msg("%s", err.text);
+	return gm;
+}
+
+static struct gmem_fill *fill_make(struct gmem *gm, unsigned threads, bool touch)
+{
+	struct gmem_fill_opts opts = {threads, touch};
+	struct kv_err err = {0};
+	struct gmem_fill *fill;
+
+	if (gmem_fill_create(&fill, gm, &opts, &err) < 0)
+		fail_msg("%s", err.text);
+	return fill;
+}
+
+/* Pages of [@at, @at + @bytes) that are present in this process. */
+static uint64_t present(const uint8_t *at, uint64_t bytes)
+{
+	FILE *f = fopen("/proc/self/pagemap", "r");
+	uint64_t found = 0, entry;
+
+	assert_non_null(f);
+	assert_int_equal(fseek(f, (long)((uintptr_t)at / 4096 * 8), SEEK_SET), 0);
+	for (uint64_t i = 0; i < bytes / 4096; i++) {
+		assert_int_equal(fread(&entry, sizeof(entry), 1, f), 1);
+		found += entry >> 63;
+	}
+	fclose(f);
+	return found;
+}
+
+/* Overlays with pages of a file between RAM, at the places given. */
+static void image_lay(struct gmem *gm, int fd, gpa_t gpa, uint64_t bytes)
+{
+	struct kv_err err = {0};
+
+	if (gmem_overlay(gm, gpa, bytes, fd, 0, bytes, GMEM_IMAGE_SHARE, "image", NULL, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static int image_make(uint64_t bytes)
+{
+	int fd = memfd_create("image", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+	assert_int_equal(pwrite(fd, "kvick", 5, 0), 5);
+	return fd;
+}
+
+/* Pieces cover each byte of the regions once and in order, and know which are the image's. */
+static void test_pieces(void **state)
+{
+	struct gmem *gm = ram_make(NULL, 64 * MIB, 32 * MIB);
+	int fd = image_make(8 * MIB);
+	struct gmem_fill *fill;
+	uint64_t at = 0, image = 0;
+
+	image_lay(gm, fd, 16 * MIB, 8 * MIB);
+	image_lay(gm, fd, 24 * MIB, 4096);
+	image_lay(gm, fd, 64 * MIB - 8192, 8192);
+	image_lay(gm, fd, 4 * GIB, 4096);
+	fill = fill_make(gm, 1, false);
+	for (unsigned i = 0; i < fill->piece_count; i++) {
+		const struct fill_piece *piece = &fill->pieces[i];
+		gpa_t gpa = at < 64 * MIB ? at : at - 64 * MIB + 4 * GIB;
+
+		assert_int_equal(piece->start, at);
+		assert_true(piece->bytes > 0);
+		assert_ptr_equal(piece->host, gmem_at(gm, gpa, piece->bytes));
+		assert_int_equal(piece->file, gmem_overlay_name(gm, piece->host) != NULL);
+		image += piece->file ? piece->bytes : 0;
+		at += piece->bytes;
+	}
+	assert_int_equal(at, 96 * MIB);
+	assert_int_equal(image, 8 * MIB + 4096 + 8192 + 4096);
+	assert_int_equal(gmem_fill_total(fill), 96 * MIB - image);
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+	fd_close(&fd);
+}
+
+/* For any number of parts the slices are in order, begin at 0, end at the end, cut no huge page. */
+static void test_slices(void **state)
+{
+	struct gmem *gm = ram_make(NULL, 64 * MIB, 32 * MIB + 4096);
+	int fd = image_make(5 * MIB + 4096);
+	struct gmem_fill *fill;
+
+	image_lay(gm, fd, 17 * MIB, 5 * MIB + 4096);
+	fill = fill_make(gm, 1, false);
+	for (unsigned parts = 1; parts <= 300; parts++) {
+		uint64_t last = 0;
+
+		assert_int_equal(gmem_fill_bound(fill, 0, parts), 0);
+		for (unsigned i = 1; i <= parts; i++) {
+			uint64_t bound = gmem_fill_bound(fill, i, parts);
+
+			assert_true(bound >= last);
+			if (i < parts)
+				assert_true(bound <= fill->span_bytes / parts * (i + 1));
+			for (unsigned p = 0; p < fill->piece_count; p++) {
+				const struct fill_piece *piece = &fill->pieces[p];
+
+				if (bound > piece->start && bound - piece->start < piece->bytes)
+					assert_int_equal(
+						((uintptr_t)piece->host + bound - piece->start) %
+							(2 * MIB),
+						0);
+			}
+			last = bound;
+		}
+		assert_int_equal(last, fill->span_bytes);
+	}
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+	fd_close(&fd);
+}
+
+/* Everything is present afterwards; the image's pages are still the file's. */
+static void full_check(const struct gmem_backing *backing, unsigned threads, bool touch)
+{
+	struct gmem *gm = ram_make(backing, 32 * MIB, 16 * MIB);
+	int fd = image_make(4 * MIB);
+	struct kv_err err = {0};
+	struct gmem_fill *fill;
+	uint8_t *ram = gmem_at(gm, 0, 32 * MIB);
+
+	image_lay(gm, fd, 8 * MIB, 4 * MIB);
+	memcpy(ram + 20 * MIB, "mine", 4);
+	fill = fill_make(gm, threads, touch);
+	if (gmem_fill_run(fill, NULL, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(gmem_fill_done(fill), gmem_fill_total(fill));
+	assert_int_equal(present(ram, 8 * MIB), 8 * MIB / 4096);
+	assert_int_equal(present(ram + 12 * MIB, 20 * MIB), 20 * MIB / 4096);
+	assert_int_equal(present(gmem_at(gm, 4 * GIB, 16 * MIB), 16 * MIB), 16 * MIB / 4096);
+	assert_int_equal(memcmp(ram + 20 * MIB, "mine", 4), 0);
+	if (backing && !backing->shared) {
+		/* Still the page cache's own: a change of the file shows. */
+		assert_int_equal(pwrite(fd, "KVICK", 5, 0), 5);
+		assert_int_equal(memcmp(ram + 8 * MIB, "KVICK", 5), 0);
+	}
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+	fd_close(&fd);
+}
+
+static void test_full(void **state)
+{
+	static const struct gmem_backing backings[] = {
+		{.kind = GMEM_ANON},
+		{.kind = GMEM_ANON, .thp = GMEM_OFF},
+		{.kind = GMEM_ANON, .thp = GMEM_ON, .mlock = true},
+		{.kind = GMEM_ANON, .shared = true},
+		{.kind = GMEM_MEMFD, .nodes = 1},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(backings); i++)
+		for (unsigned threads = 0; threads < 4; threads++)
+			full_check(&backings[i], threads, threads & 1);
+}
+
+static void test_full_hugetlb(void **state)
+{
+	static const struct gmem_backing backing = {.kind = GMEM_HUGETLB_2M};
+	static const char path[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+	MEM_SCOPED char *before = NULL;
+	bool got = gmem_huge_free(2 * MIB, 0) >= 24, borrowed = false;
+	FILE *f;
+
+	if (!got && file_read_all(path, 64, &before) > 0 && (f = fopen(path, "w"))) {
+		fprintf(f, "%llu\n", strtoull(before, NULL, 10) + 24);
+		fclose(f);
+		borrowed = true;
+		got = gmem_huge_free(2 * MIB, 0) >= 24;
+	}
+	if (got)
+		for (unsigned threads = 1; threads < 4; threads++)
+			full_check(&backing, threads, false);
+	if (borrowed && (f = fopen(path, "w"))) {
+		fputs(before, f);
+		fclose(f);
+	}
+	if (!got) {
+		print_message("no 2 MiB pages can be reserved here\n");
+		skip();
+	}
+}
+
+/* Each part populates its own slice and nothing else. */
+static void test_parts(void **state)
+{
+	static const struct gmem_backing backing = {.kind = GMEM_ANON, .thp = GMEM_OFF};
+	struct gmem *gm = ram_make(&backing, 64 * MIB, 0);
+	struct gmem_fill *fill = fill_make(gm, 1, false);
+	uint8_t *ram = gmem_at(gm, 0, 64 * MIB);
+	struct kv_err err = {0};
+
+	assert_int_equal(gmem_fill_part(fill, 1, 4, &err), 0);
+	assert_int_equal(present(ram, 64 * MIB), 16 * MIB / 4096);
+	assert_int_equal(present(ram + 16 * MIB, 16 * MIB), 16 * MIB / 4096);
+	assert_int_equal(gmem_fill_part(fill, 0, 4, &err), 0);
+	assert_int_equal(gmem_fill_part(fill, 3, 4, &err), 0);
+	assert_int_equal(present(ram, 64 * MIB), 48 * MIB / 4096);
+	assert_int_equal(gmem_fill_done(fill), 48 * MIB);
+	gmem_fill_stop(fill);
+	assert_int_equal(gmem_fill_part(fill, 2, 4, &err), -ECANCELED);
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+}
+
+struct stopper {
+	uint64_t stop_at, seen, total;
+	unsigned calls;
+};
+
+static bool stop_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct stopper *stopper = ctx;
+
+	stopper->calls++;
+	stopper->seen = done_bytes;
+	stopper->total = total_bytes;
+	return done_bytes >= stopper->stop_at;
+}
+
+static void test_stop(void **state)
+{
+	for (unsigned threads = 1; threads <= 2; threads++) {
+		struct gmem *gm = ram_make(NULL, 512 * MIB, 0);
+		struct gmem_fill *fill = fill_make(gm, threads, false);
+		struct stopper stopper = {.stop_at = 16 * MIB};
+		struct gmem_watch watch = {stop_tick, &stopper};
+		struct kv_err err = {0};
+
+		assert_int_equal(gmem_fill_run(fill, &watch, &err), -ECANCELED);
+		assert_true(stopper.calls > 0);
+		assert_int_equal(stopper.total, 512 * MIB);
+		/* All threads stopped soon. */
+		assert_true(gmem_fill_done(fill) < 256 * MIB);
+		gmem_fill_destroy(fill);
+		gmem_destroy(gm);
+	}
+}
+
+struct background {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	int calls, result;
+};
+
+static void background_done(void *ctx, int result)
+{
+	struct background *bg = ctx;
+
+	pthread_mutex_lock(&bg->lock);
+	bg->calls++;
+	bg->result = result;
+	pthread_cond_signal(&bg->changed);
+	pthread_mutex_unlock(&bg->lock);
+}
+
+static void test_background(void **state)
+{
+	struct background bg = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 1};
+	struct gmem *gm = ram_make(NULL, 64 * MIB, 0);
+	struct gmem_fill *fill = fill_make(gm, 3, false);
+	struct kv_err err = {0};
+
+	assert_int_equal(gmem_fill_start(fill, background_done, &bg, &err), 0);
+	pthread_mutex_lock(&bg.lock);
+	while (!bg.calls)
+		pthread_cond_wait(&bg.changed, &bg.lock);
+	pthread_mutex_unlock(&bg.lock);
+	gmem_fill_destroy(fill);
+	assert_int_equal(bg.calls, 1);
+	assert_int_equal(bg.result, 0);
+	assert_int_equal(present(gmem_at(gm, 0, 64 * MIB), 64 * MIB), 64 * MIB / 4096);
+	gmem_destroy(gm);
+	/* Destroyed at once: stopped, and nobody is told. */
+	gm = ram_make(NULL, GIB, 0);
+	fill = fill_make(gm, 2, false);
+	bg.calls = 0;
+	assert_int_equal(gmem_fill_start(fill, background_done, &bg, &err), 0);
+	gmem_fill_destroy(fill);
+	assert_int_equal(bg.calls, 0);
+	assert_true(present(gmem_at(gm, 0, GIB), GIB) < GIB / 4096);
+	gmem_destroy(gm);
+	gmem_fill_destroy(NULL);
+	gmem_fill_stop(NULL);
+}
+
+static void test_too_much(void **state)
+{
+	struct gmem_backing backing = {.kind = GMEM_ANON};
+	struct gmem_fill_opts opts = {0};
+	struct gmem_fill *fill = NULL;
+	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * PAGE_BYTES;
+	struct gmem *gm = ram_make(&backing, align_up(host, GIB) * 4, 0);
+	struct kv_err err = {0};
+
+	/* Refused before anything is touched; nobody is killed. */
+	assert_int_equal(gmem_fill_create(&fill, gm, &opts, &err), -ENOMEM);
+	assert_null(fill);
+	assert_non_null(strstr(err.text, "are needed, but the host has"));
+	gmem_destroy(gm);
+}
+
+/* More threads than a user may have. */
+static int threads_child(void)
+{
+	struct rlimit limit = {1, 1};
+	struct gmem_fill_opts opts = {.threads = 8};
+	struct gmem_fill *fill;
+	struct kv_err err = {0};
+	struct gmem *gm;
+
+	if ((!geteuid() && setuid(65533) < 0) || setrlimit(RLIMIT_NPROC, &limit) < 0 ||
+		gmem_create(&gm, NULL) < 0 || gmem_add_ram(gm, 0, 256 * MIB, &err) < 0 ||
+		gmem_fill_create(&fill, gm, &opts, &err) < 0)
+		return 1;
+	if (gmem_fill_run(fill, NULL, &err) != -EAGAIN || !strstr(err.text, "8 threads"))
+		return 2;
+	gmem_fill_destroy(fill);
+	/* Our own choice of threads is no promise. */
+	opts.threads = 0;
+	if (gmem_fill_create(&fill, gm, &opts, &err) < 0 || gmem_fill_run(fill, NULL, &err) < 0)
+		return 3;
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+	return 0;
+}
+
+static void test_threads_limit(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(threads_child());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_pieces),
+		cmocka_unit_test(test_slices),
+		cmocka_unit_test(test_full),
+		cmocka_unit_test(test_full_hugetlb),
+		cmocka_unit_test(test_parts),
+		cmocka_unit_test(test_stop),
+		cmocka_unit_test(test_background),
+		cmocka_unit_test(test_too_much),
+		cmocka_unit_test(test_threads_limit),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
