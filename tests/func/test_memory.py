@@ -217,6 +217,7 @@ def test_progress_on_a_terminal(flat, start):
     os.close(reader)
 
 
+@pytest.mark.plain  # a sanitizer has memory of its own
 @pytest.mark.usefixtures("kvm_host")
 def test_small_vm_stays_small(flat, start):
     """By default nothing is cleared that nobody asked for, whatever the host's policy is."""
