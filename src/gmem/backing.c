@@ -175,16 +175,37 @@ static int anon_map(struct gmem_region *rg, const struct gmem_backing *backing)
 		       : 0;
 }
 
-static int memfd_map(struct gmem_region *rg, const struct gmem_backing *backing)
+/* A memfd of the region's size and page size. */
+static int memfd_make(struct gmem_region *rg, enum gmem_backing_kind kind, uint64_t page_bytes)
 {
 	unsigned flags = MFD_CLOEXEC;
 
-	if (gmem_is_hugetlb(backing->kind))
-		flags |= MFD_HUGETLB | (unsigned)huge_flags(gmem_page_bytes(backing));
+	if (gmem_is_hugetlb(kind))
+		flags |= MFD_HUGETLB | (unsigned)huge_flags(page_bytes);
 	rg->fd = memfd_create("kvick-ram", flags);
-	if (rg->fd < 0 || ftruncate(rg->fd, (off_t)rg->bytes) < 0)
-		return -errno;
-	return shared_map(rg->host, rg->bytes, rg->fd, 0);
+	return rg->fd < 0 || ftruncate(rg->fd, (off_t)rg->bytes) < 0 ? -errno : 0;
+}
+
+static int memfd_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	int r = memfd_make(rg, backing->kind, gmem_page_bytes(backing));
+
+	return r < 0 ? r : shared_map(rg->host, rg->bytes, rg->fd, 0);
+}
+
+int gmem_huge_fd(struct gmem_region *rg)
+{
+	return memfd_make(rg, rg->backing.kind, rg->page_bytes);
+}
+
+int gmem_huge_map(const struct gmem_region *rg, uint8_t *host, uint64_t bytes)
+{
+	int flags =
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB | huge_flags(rg->page_bytes);
+
+	if (rg->fd >= 0)
+		return shared_map(host, bytes, rg->fd, (uint64_t)(host - rg->host));
+	return mmap(host, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -errno : 0;
 }
 
 /*

@@ -21,31 +21,14 @@ int gmem_create(struct gmem **ret, const struct kv_log *log)
 	return 0;
 }
 
-static void region_unmap(struct gmem_region *rg)
+void gmem_region_unmap(struct gmem_region *rg)
 {
 	munmap(rg->reserved, rg->reserved_bytes);
 	fd_close(&rg->fd);
 }
 
-void gmem_destroy(struct gmem *gm)
-{
-	if (!gm)
-		return;
-	for (unsigned i = gm->region_count; i-- > 0;) {
-		struct gmem_region *rg = &gm->regions[i];
-
-		for (unsigned l = gm->listener_count; l-- > 0;)
-			gm->listeners[l].unmap(gm->listeners[l].ctx, i, rg->gpa, rg->bytes);
-		region_unmap(rg);
-	}
-	free(gm);
-}
-
-/*
- * Reserve address space for @rg with room to align it, and put its memory into the aligned part.
- * The rest stays inaccessible and stops stray accesses on both sides.
- */
-static int region_map(struct gmem_region *rg, const struct gmem_backing *backing)
+/* What is around the aligned part stays inaccessible and stops stray accesses on both sides. */
+int gmem_region_map(struct gmem_region *rg, const struct gmem_backing *backing)
 {
 	uint64_t align = rg->page_bytes > HUGE_BYTES ? rg->page_bytes : HUGE_BYTES;
 	uint64_t shift;
@@ -61,27 +44,44 @@ static int region_map(struct gmem_region *rg, const struct gmem_backing *backing
 	rg->host = (uint8_t *)rg->reserved + shift;
 	r = gmem_region_back(rg, backing);
 	if (r < 0)
-		region_unmap(rg);
+		gmem_region_unmap(rg);
 	return r;
 }
 
-/* Tell the listeners of region @index; on failure those told already are told of its removal. */
-static int region_announce(struct gmem *gm, unsigned index)
+int gmem_announce(struct gmem *gm, unsigned region, gpa_t gpa, uint64_t bytes, void *host)
 {
-	struct gmem_region *rg = &gm->regions[index];
-
 	for (unsigned i = 0; i < gm->listener_count; i++) {
 		struct gmem_listener *l = &gm->listeners[i];
-		int r = l->map(l->ctx, index, rg->gpa, rg->bytes, rg->host);
+		int r = l->map(l->ctx, region, gpa, bytes, host);
 
 		if (r < 0) {
 			while (i-- > 0)
-				gm->listeners[i].unmap(
-					gm->listeners[i].ctx, index, rg->gpa, rg->bytes);
+				gm->listeners[i].unmap(gm->listeners[i].ctx, region, gpa, bytes);
 			return r;
 		}
 	}
 	return 0;
+}
+
+void gmem_retract(struct gmem *gm, unsigned region, gpa_t gpa, uint64_t bytes)
+{
+	for (unsigned i = gm->listener_count; i-- > 0;)
+		gm->listeners[i].unmap(gm->listeners[i].ctx, region, gpa, bytes);
+}
+
+void gmem_destroy(struct gmem *gm)
+{
+	if (!gm)
+		return;
+	for (unsigned i = gm->hot_count; i-- > 0;)
+		gmem_hot_free(gm->hots[i]);
+	for (unsigned i = gm->region_count; i-- > 0;) {
+		struct gmem_region *rg = &gm->regions[i];
+
+		gmem_retract(gm, i, rg->gpa, rg->bytes);
+		gmem_region_unmap(rg);
+	}
+	free(gm);
 }
 
 /* The place of a new region among the others. */
@@ -133,12 +133,12 @@ int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gme
 			"guest memory: region 0x%" PRIx64 "+0x%" PRIx64
 			" is not whole pages of backing=%s",
 			gpa, bytes, gmem_backing_name(backing->kind));
-	r = region_map(rg, backing);
+	r = gmem_region_map(rg, backing);
 	if (r < 0)
 		return gmem_region_failed(rg, backing, r, err);
-	r = region_announce(gm, gm->region_count);
+	r = gmem_announce(gm, gm->region_count, gpa, bytes, rg->host);
 	if (r < 0) {
-		region_unmap(rg);
+		gmem_region_unmap(rg);
 		return err_set(err, r,
 			"guest memory: region 0x%" PRIx64 "+0x%" PRIx64 " was refused: %s", gpa,
 			bytes, err_text(r));
@@ -164,6 +164,17 @@ struct gmem_region *gmem_region_of(struct gmem *gm, const uint8_t *host, uint64_
 	return NULL;
 }
 
+/* Tell @listener that the first @regions regions and the first @hots areas go. */
+static void listener_untell(
+	struct gmem *gm, const struct gmem_listener *listener, unsigned regions, unsigned hots)
+{
+	while (hots-- > 0)
+		gmem_hot_untell(gm->hots[hots], listener, GMEM_WINDOWS_MAX);
+	while (regions-- > 0)
+		listener->unmap(listener->ctx, regions, gm->regions[regions].gpa,
+			gm->regions[regions].bytes);
+}
+
 int gmem_listen(struct gmem *gm, const struct gmem_listener *listener)
 {
 	if (gm->listener_count == GMEM_LISTENERS_MAX)
@@ -173,9 +184,15 @@ int gmem_listen(struct gmem *gm, const struct gmem_listener *listener)
 		int r = listener->map(listener->ctx, i, rg->gpa, rg->bytes, rg->host);
 
 		if (r < 0) {
-			while (i-- > 0)
-				listener->unmap(
-					listener->ctx, i, gm->regions[i].gpa, gm->regions[i].bytes);
+			listener_untell(gm, listener, i, 0);
+			return r;
+		}
+	}
+	for (unsigned i = 0; i < gm->hot_count; i++) {
+		int r = gmem_hot_tell(gm->hots[i], listener);
+
+		if (r < 0) {
+			listener_untell(gm, listener, gm->region_count, i);
 			return r;
 		}
 	}
@@ -206,6 +223,15 @@ void *gmem_at(const struct gmem *gm, gpa_t gpa, uint64_t len)
 		if (gpa >= rg->gpa && gpa - rg->gpa < rg->bytes)
 			return len <= rg->bytes - (gpa - rg->gpa) ? rg->host + (gpa - rg->gpa)
 								  : NULL;
+	}
+	for (unsigned i = 0; i < gm->hot_count; i++) {
+		const struct gmem_region *rg = gmem_hot_region(gm->hots[i]);
+
+		if (gpa >= rg->gpa && gpa - rg->gpa < rg->bytes)
+			return len <= rg->bytes - (gpa - rg->gpa) &&
+					       gmem_hot_covers(gm->hots[i], gpa, len)
+				       ? rg->host + (gpa - rg->gpa)
+				       : NULL;
 	}
 	return NULL;
 }

@@ -4,6 +4,7 @@
 
 #include "gmem/backing.h"
 #include "gmem/gmem.h"
+#include "gmem/hot.h"
 
 /* Shared by the files of gmem/ alone (and its tests). Everything is [c] once the vCPUs run. */
 
@@ -46,12 +47,58 @@ struct gmem {
 	struct gmem_mapped mapped[OVERLAYS_MAX]; /* what gmem_overlay() mapped from files */
 	unsigned small_count;
 	struct gmem_small small[OVERLAYS_MAX]; /* they do not overlap */
-	bool told_no_mmap;		       /* the notice about copying was given */
-	bool told_shared;		       /* the same for memory that is shared */
+	unsigned hot_count;
+	struct gmem_hot *hots[GMEM_HOTS_MAX];
+	unsigned window_count; /* of all of them */
+	bool told_no_mmap;     /* the notice about copying was given */
+	bool told_shared;      /* the same for memory that is shared */
 };
 
 /* The region that holds all of [@host, @host + @bytes), or NULL. */
 struct gmem_region *gmem_region_of(struct gmem *gm, const uint8_t *host, uint64_t bytes);
+
+/*
+ * gmem.c: reserve address space for @rg with room to align it, and put its memory into the aligned
+ * part; and the opposite. Returns 0 or -errno, with nothing left.
+ */
+int gmem_region_map(struct gmem_region *rg, const struct gmem_backing *backing);
+void gmem_region_unmap(struct gmem_region *rg);
+
+/*
+ * gmem.c: tell all listeners of memory; on failure those told already are told to forget it.
+ * Returns 0 or the listener's error.
+ */
+int gmem_announce(struct gmem *gm, unsigned region, gpa_t gpa, uint64_t bytes, void *host);
+
+/* gmem.c: tell all listeners, in reverse, that it goes. */
+void gmem_retract(struct gmem *gm, unsigned region, gpa_t gpa, uint64_t bytes);
+
+/* hot.c: is all of [@gpa, @gpa + @len), which lies inside the area, plugged? Any thread. */
+bool gmem_hot_covers(const struct gmem_hot *hot, gpa_t gpa, uint64_t len);
+
+/* hot.c: the area as a region. */
+const struct gmem_region *gmem_hot_region(const struct gmem_hot *hot);
+
+/*
+ * hot.c: tell @listener of all windows there are; when it refuses one, it is told to forget those
+ * before. Returns 0 or its error.
+ */
+int gmem_hot_tell(struct gmem_hot *hot, const struct gmem_listener *listener);
+
+/* hot.c: tell @listener that the first @count windows go, as far as they are there. */
+void gmem_hot_untell(struct gmem_hot *hot, const struct gmem_listener *listener, unsigned count);
+
+/* hot.c: tell listeners that all windows go, and free the area. */
+void gmem_hot_free(struct gmem_hot *hot);
+
+/*
+ * backing.c: lay huge pages over [@host, @host + @bytes) of @rg, whose backing is hugetlb, and set
+ * them aside. Returns 0; -ENOMEM; -errno.
+ */
+int gmem_huge_map(const struct gmem_region *rg, uint8_t *host, uint64_t bytes);
+
+/* backing.c: make @rg->fd, a memfd of huge pages for a shared one. Returns 0 or -errno. */
+int gmem_huge_fd(struct gmem_region *rg);
 
 /*
  * backing.c: replace the reserved address space of @rg by memory, and tune it.

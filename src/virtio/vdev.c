@@ -48,6 +48,8 @@ static void kick_ready(void *ctx, uint32_t events)
 	if (vd->active && !(vd->status & VDEV_NEEDS_RESET) && vq_running(queue->vq))
 		vd->p.ops->kick(vd->p.dev, queue->index);
 	vdev_unlock(vd);
+	if (vd->p.ops->kicked)
+		vd->p.ops->kicked(vd->p.dev);
 }
 
 static int queue_make(struct vdev *vd, unsigned index)

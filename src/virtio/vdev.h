@@ -40,7 +40,7 @@ struct vdev;
 /* What the queue core brings along by itself, for any device to offer. */
 #define VDEV_F_QUEUES (VDEV_F_INDIRECT_DESC | VDEV_F_EVENT_IDX | VDEV_F_RING_PACKED)
 
-/* What a device is. Constant; one per device type. All ops run with the device's lock held. */
+/* What a device is. Constant; one per device type. Ops run with the device's lock held. */
 struct vdev_ops {
 	const char *name;      /* "virtio-rng" */
 	uint16_t device_id;    /* virtio 1.3 §5 */
@@ -66,6 +66,11 @@ struct vdev_ops {
 	 * fast as it is emptied, and other devices wait for the thread. Context: the loop thread.
 	 */
 	void (*kick)(void *dev, unsigned index);
+	/*
+	 * As the only one without the lock: after each kick, for what others must be told of. NULL:
+	 * nothing. Context: the loop thread.
+	 */
+	void (*kicked)(void *dev);
 	/* Device-specific configuration; [@offset, @offset + @len) lies inside. May be NULL. */
 	void (*config_read)(void *dev, uint32_t offset, void *data, uint32_t len);
 	void (*config_write)(void *dev, uint32_t offset, const void *data, uint32_t len);

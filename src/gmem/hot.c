@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Areas whose blocks are plugged and unplugged while the VM runs. */
+#include "gmem/hot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "gmem/internal.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define WORD_BITS 64
+
+/* Pages that one call of mincore(2) tells of. */
+#define RESIDENT_STEP 65536
+
+struct gmem_hot {
+	struct gmem *gm;	/* [c] */
+	struct gmem_region rg;	/* [c] its place, and what its own pages are like */
+	uint64_t block_bytes;	/* [c] */
+	uint64_t window_bytes;	/* [c] */
+	bool whole;		/* [c] */
+	bool populate;		/* [c] */
+	unsigned window_first;	/* [c] number of its first window among all areas' */
+	unsigned window_count;	/* [c] */
+	uint64_t plugged_bytes; /* [l], as all that follows */
+	uint64_t stall_max_ns;
+	unsigned windows_mapped;
+	uint32_t windows[GMEM_WINDOWS_MAX]; /* plugged blocks in each */
+	_Atomic uint64_t bits[];	    /* [a] a bit for each block, set: plugged */
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* Bits [@from, @to) of word @word's own, as a mask. */
+static uint64_t word_mask(uint64_t word, uint64_t from, uint64_t to)
+{
+	uint64_t start = word * WORD_BITS, mask = ~0ULL;
+
+	if (from > start)
+		mask &= ~0ULL << (from - start);
+	if (to < start + WORD_BITS)
+		mask &= ~(~0ULL << (to - start));
+	return mask;
+}
+
+/* How many of blocks [@from, @to) are plugged. */
+static uint64_t bits_count(const struct gmem_hot *hot, uint64_t from, uint64_t to)
+{
+	uint64_t count = 0;
+
+	for (uint64_t w = from / WORD_BITS; from < to && w <= (to - 1) / WORD_BITS; w++)
+		count += (unsigned)__builtin_popcountll(
+			atomic_load(&hot->bits[w]) & word_mask(w, from, to));
+	return count;
+}
+
+static void bits_set(struct gmem_hot *hot, uint64_t from, uint64_t to, bool on)
+{
+	for (uint64_t w = from / WORD_BITS; from < to && w <= (to - 1) / WORD_BITS; w++) {
+		if (on)
+			atomic_fetch_or(&hot->bits[w], word_mask(w, from, to));
+		else
+			atomic_fetch_and(&hot->bits[w], ~word_mask(w, from, to));
+	}
+}
+
+bool gmem_hot_covers(const struct gmem_hot *hot, gpa_t gpa, uint64_t len)
+{
+	uint64_t from = (gpa - hot->rg.gpa) / hot->block_bytes;
+	uint64_t to = (gpa - hot->rg.gpa + len - 1) / hot->block_bytes + 1;
+
+	for (uint64_t w = from / WORD_BITS; w <= (to - 1) / WORD_BITS; w++) {
+		uint64_t mask = word_mask(w, from, to);
+
+		if ((atomic_load(&hot->bits[w]) & mask) != mask)
+			return false;
+	}
+	return true;
+}
+
+const struct gmem_region *gmem_hot_region(const struct gmem_hot *hot)
+{
+	return &hot->rg;
+}
+
+static uint64_t window_len(const struct gmem_hot *hot, unsigned window)
+{
+	uint64_t start = window * hot->window_bytes;
+
+	return hot->rg.bytes - start < hot->window_bytes ? hot->rg.bytes - start
+							 : hot->window_bytes;
+}
+
+static int window_map(struct gmem_hot *hot, unsigned window)
+{
+	uint64_t start = window * hot->window_bytes;
+	int r = gmem_announce(hot->gm, GMEM_REGIONS_MAX + hot->window_first + window,
+		hot->rg.gpa + start, window_len(hot, window), hot->rg.host + start);
+
+	if (!r)
+		hot->windows_mapped++;
+	return r;
+}
+
+static void window_unmap(struct gmem_hot *hot, unsigned window)
+{
+	gmem_retract(hot->gm, GMEM_REGIONS_MAX + hot->window_first + window,
+		hot->rg.gpa + window * hot->window_bytes, window_len(hot, window));
+	hot->windows_mapped--;
+}
+
+/* Map the windows from @first to @last in which nothing is plugged yet; all or none. */
+static int windows_map(struct gmem_hot *hot, unsigned first, unsigned last)
+{
+	uint64_t begin = now_ns(), took;
+	unsigned w;
+	int r = 0;
+
+	for (w = first; !r && w <= last; w++)
+		if (!hot->whole && !hot->windows[w])
+			r = window_map(hot, w);
+	/* The one that failed, behind which @w stands, is not mapped. */
+	for (w -= r < 0; r < 0 && w-- > first;)
+		if (!hot->windows[w])
+			window_unmap(hot, w);
+	took = now_ns() - begin;
+	if (took > hot->stall_max_ns)
+		hot->stall_max_ns = took;
+	return r;
+}
+
+/* The range of blocks, and of the windows they lie in. */
+struct span {
+	uint64_t from, to; /* blocks */
+	unsigned first, last;
+	uint8_t *host;
+	uint64_t bytes;
+};
+
+static bool span_find(const struct gmem_hot *hot, gpa_t gpa, uint64_t bytes, struct span *span)
+{
+	uint64_t at = gpa - hot->rg.gpa;
+
+	if (gpa < hot->rg.gpa || at >= hot->rg.bytes || !bytes || bytes > hot->rg.bytes - at ||
+		(at | bytes) % hot->block_bytes)
+		return false;
+	*span = (struct span){
+		.from = at / hot->block_bytes,
+		.to = (at + bytes) / hot->block_bytes,
+		.first = (unsigned)(at / hot->window_bytes),
+		.last = (unsigned)((at + bytes - 1) / hot->window_bytes),
+		.host = hot->rg.host + at,
+		.bytes = bytes,
+	};
+	return true;
+}
+
+static bool is_hugetlb(const struct gmem_hot *hot)
+{
+	return gmem_is_hugetlb(hot->rg.backing.kind);
+}
+
+/*
+ * Give a range back. Huge pages are replaced by address space for small ones: a device that still
+ * writes there for the driver that unplugged it too early meets something that cannot be short.
+ */
+static void memory_out(struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
+{
+	if (is_hugetlb(hot) && mmap(host, bytes, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+				       0) == MAP_FAILED)
+		madvise(host, bytes, MADV_DONTNEED);
+	if (hot->rg.fd >= 0)
+		fallocate(hot->rg.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(off_t)(host - hot->rg.host), (off_t)bytes);
+	else if (!is_hugetlb(hot))
+		madvise(host, bytes, MADV_DONTNEED);
+}
+
+/* Make a range present. Old kernels are told by writing to it. */
+static int memory_fill(const struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
+{
+	if (!madvise(host, bytes, MADV_POPULATE_WRITE))
+		return 0;
+	if (errno != EINVAL)
+		return -errno;
+	for (uint64_t at = 0; at < bytes; at += hot->rg.page_bytes)
+		*(volatile uint8_t *)(host + at) = 0;
+	return 0;
+}
+
+/* Have memory behind a range. Huge pages are set aside here, so that none is missing later. */
+static int memory_in(struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
+{
+	int r = 0;
+
+	if (is_hugetlb(hot)) {
+		r = gmem_huge_map(&hot->rg, host, bytes);
+		if (!r)
+			r = gmem_region_tune(&hot->rg, host, bytes, false);
+	}
+	if (!r && hot->populate)
+		r = memory_fill(hot, host, bytes);
+	if (r < 0)
+		memory_out(hot, host, bytes);
+	return r;
+}
+
+/* Count blocks [@from, @to) in or out of their windows. */
+static void windows_count(struct gmem_hot *hot, const struct span *span, bool on)
+{
+	uint64_t per_window = hot->window_bytes / hot->block_bytes;
+
+	for (unsigned w = span->first; w <= span->last; w++) {
+		uint64_t from = w * per_window, to = from + per_window;
+		uint32_t n;
+
+		from = from < span->from ? span->from : from;
+		to = to > span->to ? span->to : to;
+		n = (uint32_t)(to - from);
+		hot->windows[w] += on ? n : -n;
+	}
+}
+
+int gmem_hot_plug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+{
+	struct span span;
+	int r;
+
+	if (!span_find(hot, gpa, bytes, &span))
+		return -EINVAL;
+	if (bits_count(hot, span.from, span.to))
+		return -EEXIST;
+	r = memory_in(hot, span.host, span.bytes);
+	if (r < 0)
+		return r;
+	r = windows_map(hot, span.first, span.last);
+	if (r < 0) {
+		memory_out(hot, span.host, span.bytes);
+		return r;
+	}
+	windows_count(hot, &span, true);
+	bits_set(hot, span.from, span.to, true);
+	hot->plugged_bytes += bytes;
+	return 0;
+}
+
+/* Take away windows from @first to @last that are empty now, with what the guest left in them. */
+static void windows_drop(struct gmem_hot *hot, unsigned first, unsigned last)
+{
+	uint64_t begin = now_ns(), took;
+
+	for (unsigned w = last + 1; !hot->whole && w-- > first;)
+		if (!hot->windows[w])
+			window_unmap(hot, w);
+	took = now_ns() - begin;
+	if (took > hot->stall_max_ns)
+		hot->stall_max_ns = took;
+	for (unsigned w = first; w <= last; w++)
+		if (!hot->windows[w])
+			memory_out(hot, hot->rg.host + w * hot->window_bytes, window_len(hot, w));
+}
+
+int gmem_hot_unplug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+{
+	struct span span;
+
+	if (!span_find(hot, gpa, bytes, &span))
+		return -EINVAL;
+	if (bits_count(hot, span.from, span.to) != span.to - span.from)
+		return -ENOENT;
+	bits_set(hot, span.from, span.to, false);
+	windows_count(hot, &span, false);
+	hot->plugged_bytes -= bytes;
+	windows_drop(hot, span.first, span.last);
+	memory_out(hot, span.host, span.bytes);
+	return 0;
+}
+
+void gmem_hot_clear(struct gmem_hot *hot)
+{
+	bits_set(hot, 0, hot->rg.bytes / hot->block_bytes, false);
+	hot->plugged_bytes = 0;
+	for (unsigned w = hot->window_count; w-- > 0;) {
+		if (!hot->windows[w])
+			continue;
+		hot->windows[w] = 0;
+		windows_drop(hot, w, w);
+	}
+}
+
+uint64_t gmem_hot_plugged(const struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+{
+	struct span span;
+
+	if (!span_find(hot, gpa, bytes, &span))
+		return 0;
+	return bits_count(hot, span.from, span.to) * hot->block_bytes;
+}
+
+void gmem_hot_info(const struct gmem_hot *hot, struct gmem_hot_info *ret)
+{
+	*ret = (struct gmem_hot_info){
+		.gpa = hot->rg.gpa,
+		.bytes = hot->rg.bytes,
+		.block_bytes = hot->block_bytes,
+		.window_bytes = hot->window_bytes,
+		.plugged_bytes = hot->plugged_bytes,
+		.windows = hot->window_count,
+		.windows_mapped = hot->windows_mapped,
+		.whole = hot->whole,
+		.stall_max_ns = hot->stall_max_ns,
+	};
+}
+
+/* The present bytes of [@host, @host + @bytes), with room for RESIDENT_STEP answers in @pages. */
+static uint64_t range_resident(uint8_t *host, uint64_t bytes, uint8_t *pages)
+{
+	uint64_t present = 0;
+
+	for (uint64_t at = 0, step; at < bytes; at += step) {
+		step = bytes - at < RESIDENT_STEP * PAGE_BYTES ? bytes - at
+							       : RESIDENT_STEP * PAGE_BYTES;
+		if (mincore(host + at, step, pages) < 0)
+			continue;
+		for (uint64_t i = 0; i < step / PAGE_BYTES; i++)
+			present += pages[i] & 1;
+	}
+	return present * PAGE_BYTES;
+}
+
+uint64_t gmem_hot_resident(const struct gmem_hot *hot)
+{
+	uint64_t blocks = hot->rg.bytes / hot->block_bytes, present = 0;
+	uint64_t per_window = hot->window_bytes / hot->block_bytes;
+	uint8_t *pages = malloc(RESIDENT_STEP);
+
+	for (unsigned w = 0; pages && w < hot->window_count; w++) {
+		uint64_t from = w * per_window, end = from + per_window, to;
+
+		end = end > blocks ? blocks : end;
+		for (; hot->windows[w] && from < end; from = to) {
+			bool on = bits_count(hot, from, from + 1);
+
+			for (to = from + 1; to < end && !!bits_count(hot, to, to + 1) == on;)
+				to++;
+			if (on)
+				present += range_resident(hot->rg.host + from * hot->block_bytes,
+					(to - from) * hot->block_bytes, pages);
+		}
+	}
+	free(pages);
+	return present;
+}
+
+/* What is wrong with sizes and place of a new area, or 0. */
+static int params_check(
+	const struct gmem *gm, const struct gmem_hot_params *p, uint64_t page, struct kv_err *err)
+{
+	uint64_t block = p->block_bytes, end;
+	bool sizes = block >= page && !(block & (block - 1)) && p->bytes &&
+		     !((p->gpa | p->bytes) % block) && p->bytes / block <= GMEM_HOT_BLOCKS_MAX &&
+		     (p->whole || (p->window_bytes >= block &&
+					  !(p->window_bytes & (p->window_bytes - 1))));
+
+	if (!sizes || !range_end(p->gpa, p->bytes, &end) || p->backing->mlock ||
+		p->backing->kind == GMEM_FILE || p->backing->kind == GMEM_POOL)
+		return err_set(err, -EINVAL,
+			"guest memory: area 0x%" PRIx64 "+0x%" PRIx64 " cannot be plugged", p->gpa,
+			p->bytes);
+	if (gm->hot_count == GMEM_HOTS_MAX)
+		return err_set(err, -ENOSPC, "guest memory: more than %d areas", GMEM_HOTS_MAX);
+	for (unsigned i = 0; i < gm->region_count + gm->hot_count; i++) {
+		const struct gmem_region *rg = i < gm->region_count
+						       ? &gm->regions[i]
+						       : &gm->hots[i - gm->region_count]->rg;
+
+		if (range_overlap(p->gpa, p->bytes, rg->gpa, rg->bytes))
+			return err_set(err, -EINVAL,
+				"guest memory: area 0x%" PRIx64 "+0x%" PRIx64 " overlaps another",
+				p->gpa, p->bytes);
+	}
+	return 0;
+}
+
+/* The address space. Huge pages take their places in it when they are plugged. */
+static int area_map(struct gmem_hot *hot, const struct gmem_backing *backing, struct kv_err *err)
+{
+	struct gmem_backing small = *backing;
+	int r;
+
+	if (is_hugetlb(hot))
+		small = (struct gmem_backing){.kind = GMEM_ANON, .dump = backing->dump};
+	r = gmem_region_map(&hot->rg, &small);
+	if (r < 0)
+		return gmem_region_failed(&hot->rg, &small, r, err);
+	if (is_hugetlb(hot) && backing->shared) {
+		r = gmem_huge_fd(&hot->rg);
+		if (r < 0) {
+			gmem_region_unmap(&hot->rg);
+			return err_set(
+				err, r, "guest memory: memfd of huge pages: %s", err_text(r));
+		}
+	}
+	return 0;
+}
+
+int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_params *params,
+	struct kv_err *err)
+{
+	uint64_t page = gmem_page_bytes(params->backing), blocks, windows;
+	struct gmem_hot *hot;
+	int r = params_check(gm, params, page, err);
+
+	if (r < 0)
+		return r;
+	blocks = params->bytes / params->block_bytes;
+	windows = params->whole ? 1
+				: (params->bytes + params->window_bytes - 1) / params->window_bytes;
+	if (windows > GMEM_WINDOWS_MAX - gm->window_count)
+		return err_set(
+			err, -ENOSPC, "guest memory: more than %d windows", GMEM_WINDOWS_MAX);
+	hot = calloc(1, sizeof(*hot) + (blocks / WORD_BITS + 1) * sizeof(hot->bits[0]));
+	if (!hot)
+		return err_set(err, -ENOMEM, "guest memory: out of memory");
+	hot->gm = gm;
+	hot->block_bytes = params->block_bytes;
+	hot->window_bytes = params->whole ? params->bytes : params->window_bytes;
+	hot->whole = params->whole;
+	hot->populate = params->populate;
+	hot->window_first = gm->window_count;
+	hot->window_count = (unsigned)windows;
+	hot->rg = (struct gmem_region){
+		.gpa = params->gpa,
+		.bytes = params->bytes,
+		.backing = *params->backing,
+		.page_bytes = page,
+		.fd = -1,
+	};
+	r = area_map(hot, params->backing, err);
+	if (r < 0)
+		goto err_free;
+	if (hot->whole)
+		r = window_map(hot, 0);
+	if (r < 0) {
+		err_set(err, r, "guest memory: area 0x%" PRIx64 "+0x%" PRIx64 " was refused: %s",
+			params->gpa, params->bytes, err_text(r));
+		goto err_unmap;
+	}
+	gm->hots[gm->hot_count++] = hot;
+	gm->window_count += (unsigned)windows;
+	*ret = hot;
+	return 0;
+
+err_unmap:
+	gmem_region_unmap(&hot->rg);
+err_free:
+	free(hot);
+	return r;
+}
+
+int gmem_hot_tell(struct gmem_hot *hot, const struct gmem_listener *listener)
+{
+	unsigned w;
+	int r = 0;
+
+	for (w = 0; !r && w < hot->window_count; w++)
+		if (hot->whole || hot->windows[w])
+			r = listener->map(listener->ctx, GMEM_REGIONS_MAX + hot->window_first + w,
+				hot->rg.gpa + w * hot->window_bytes, window_len(hot, w),
+				hot->rg.host + w * hot->window_bytes);
+	if (r < 0)
+		gmem_hot_untell(hot, listener, w - 1);
+	return r;
+}
+
+void gmem_hot_untell(struct gmem_hot *hot, const struct gmem_listener *listener, unsigned count)
+{
+	for (unsigned w = count < hot->window_count ? count : hot->window_count; w-- > 0;)
+		if (hot->whole || hot->windows[w])
+			listener->unmap(listener->ctx, GMEM_REGIONS_MAX + hot->window_first + w,
+				hot->rg.gpa + w * hot->window_bytes, window_len(hot, w));
+}
+
+void gmem_hot_free(struct gmem_hot *hot)
+{
+	for (unsigned w = hot->window_count; w-- > 0;)
+		if (hot->whole || hot->windows[w])
+			window_unmap(hot, w);
+	gmem_region_unmap(&hot->rg);
+	free(hot);
+}

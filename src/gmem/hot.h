@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_GMEM_HOT_H
+#define KV_GMEM_HOT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "gmem/backing.h"
+#include "gmem/gmem.h"
+
+/*
+ * Guest memory that comes and goes while the VM runs. An area is address space for all there may
+ * ever be; its blocks are plugged and unplugged one by one or many at once. What is unplugged is no
+ * guest memory: gmem_at() does not find it, and the host has its pages back.
+ *
+ * Listeners see an area in windows: one is told to them while a block in it is plugged, with region
+ * numbers from GMEM_REGIONS_MAX. So KVM keeps book of as much as is in use, not of all there may
+ * be.
+ */
+struct gmem_hot;
+
+#define GMEM_HOTS_MAX	    8	/* areas of a VM */
+#define GMEM_WINDOWS_MAX    256 /* over all areas */
+#define GMEM_HOT_BLOCKS_MAX (1ULL << 24)
+
+struct gmem_hot_params {
+	gpa_t gpa;	      /* a multiple of block and page */
+	uint64_t bytes;	      /* a multiple of the block, at most GMEM_HOT_BLOCKS_MAX of them */
+	uint64_t block_bytes; /* a power of two, not less than the backing's page */
+	uint64_t
+		window_bytes; /* a power of two, not less than the block; the last may be shorter */
+	bool whole;	      /* one window, mapped all the time, in place of window_bytes */
+	bool populate;	      /* blocks become present when they are plugged */
+	const struct gmem_backing *backing; /* neither GMEM_FILE nor GMEM_POOL, no mlock */
+};
+
+/*
+ * Add an area; nothing of it is plugged.
+ * Returns 0; -EINVAL (sizes, place); -ENOSPC (too many areas or windows); -ENOMEM (address space);
+ * with @whole, a listener's error.
+ * Owns: @gm. Context: before the vCPUs run.
+ */
+int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_params *params,
+	struct kv_err *err);
+
+/*
+ * Plug [@gpa, @gpa + @bytes). All of it happens or nothing: when a listener refuses a window, those
+ * that were told before are told to forget it, and the memory goes back.
+ * Returns 0; -EINVAL (not whole blocks, outside); -EEXIST (some of it is plugged); -ENOMEM (the
+ * host has no pages); a listener's error. Context: one thread at a time for an area.
+ */
+int gmem_hot_plug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes);
+
+/*
+ * Unplug [@gpa, @gpa + @bytes): listeners forget windows that have become empty, and the host gets
+ * the pages back. Pointers into it stay valid, but what they write is lost.
+ * Returns 0; -EINVAL (not whole blocks, outside); -ENOENT (some of it is not plugged). Context: as
+ * gmem_hot_plug().
+ */
+int gmem_hot_unplug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes);
+
+/* Unplug everything. Context: as gmem_hot_plug(). */
+void gmem_hot_clear(struct gmem_hot *hot);
+
+/*
+ * How many bytes of [@gpa, @gpa + @bytes), whole blocks inside the area, are plugged. Context: any
+ * thread.
+ */
+uint64_t gmem_hot_plugged(const struct gmem_hot *hot, gpa_t gpa, uint64_t bytes);
+
+/* What an area was made of, and how it is now. */
+struct gmem_hot_info {
+	gpa_t gpa;
+	uint64_t bytes, block_bytes, window_bytes;
+	uint64_t plugged_bytes;
+	unsigned windows;	 /* there may be */
+	unsigned windows_mapped; /* listeners know of */
+	bool whole;
+	uint64_t stall_max_ns; /* the longest that telling the listeners took in one request */
+};
+/* Context: as gmem_hot_plug(). */
+void gmem_hot_info(const struct gmem_hot *hot, struct gmem_hot_info *ret);
+
+/*
+ * Bytes of the plugged blocks that are present on the host; takes time in proportion to what is
+ * plugged. Context: as gmem_hot_plug().
+ */
+uint64_t gmem_hot_resident(const struct gmem_hot *hot);
+
+#endif

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory device (virtio 1.3 §5.15). */
+#include "virtio/mem.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEVICE_ID  24
+#define QUEUE_SIZE 64
+
+/* §5.15.3. */
+#define F_ACPI_PXM		 (1ULL << 0)
+#define F_UNPLUGGED_INACCESSIBLE (1ULL << 1)
+
+/*
+ * What may be plugged reaches this far beyond what is requested. Linux plugs whole memory blocks of
+ * its own, of 2 GiB at most, and needs some choice when parts of them cannot be had.
+ */
+#define USABLE_EXTRA (2 * GIB)
+
+/* §5.15.4. */
+struct mem_config {
+	uint64_t block_size;
+	uint16_t node_id;
+	uint8_t padding[6];
+	uint64_t addr;
+	uint64_t region_size;
+	uint64_t usable_region_size;
+	uint64_t plugged_size;
+	uint64_t requested_size;
+};
+_Static_assert(sizeof(struct mem_config) == 56, "virtio 1.3 §5.15.4");
+
+/* §5.15.6. */
+struct mem_req {
+	uint16_t type;
+	uint16_t padding[3];
+	uint64_t addr;
+	uint16_t nb_blocks;
+	uint16_t padding2[3];
+};
+_Static_assert(sizeof(struct mem_req) == 24, "virtio 1.3 §5.15.6");
+
+struct __attribute__((packed)) mem_resp {
+	uint16_t type;
+	uint16_t padding[3];
+	uint16_t state;
+};
+_Static_assert(sizeof(struct mem_resp) == 10, "virtio 1.3 §5.15.6");
+
+enum { REQ_PLUG = 0, REQ_UNPLUG = 1, REQ_UNPLUG_ALL = 2, REQ_STATE = 3 };
+enum { RESP_ACK = 0, RESP_NACK = 1, RESP_BUSY = 2, RESP_ERROR = 3 };
+enum { STATE_PLUGGED = 0, STATE_UNPLUGGED = 1, STATE_MIXED = 2 };
+
+struct vmem {
+	struct vdev *vd;	  /* [c] */
+	struct vmem_params p;	  /* [c] */
+	struct mem_config config; /* under the device's lock, as all below */
+	uint64_t refused;
+	bool broken; /* the driver sent what is no request */
+	bool shrunk; /* since the last call of p.shrunk */
+};
+
+static uint64_t usable_bytes(const struct vmem *mem)
+{
+	uint64_t requested = mem->config.requested_size, region = mem->config.region_size;
+
+	if (!requested)
+		return 0;
+	if (requested >= region || region - requested <= 2 * USABLE_EXTRA)
+		return region;
+	return align_down(requested + 2 * USABLE_EXTRA, USABLE_EXTRA);
+}
+
+/*
+ * The driver reads what it must not (§5.15.6.1) unless it says that it does not; and what is
+ * unplugged may be no memory at all.
+ */
+static int mem_activate(void *dev)
+{
+	struct vmem *mem = dev;
+	struct gmem_hot_info info;
+
+	mem->broken = false;
+	gmem_hot_info(mem->p.hot, &info);
+	return info.whole || vdev_features(mem->vd) & F_UNPLUGGED_INACCESSIBLE ? 0 : -EOPNOTSUPP;
+}
+
+/* §5.15.5.2: blocks stay as they are. */
+static void mem_reset(void *dev)
+{
+}
+
+/* The size of a request's range when it lies in the usable region, or 0. */
+static uint64_t req_bytes(const struct vmem *mem, const struct mem_req *req)
+{
+	uint64_t bytes = req->nb_blocks * mem->config.block_size;
+	uint64_t usable = mem->config.usable_region_size;
+
+	if (req->addr % mem->config.block_size || req->addr < mem->config.addr ||
+		req->addr - mem->config.addr >= usable ||
+		bytes > usable - (req->addr - mem->config.addr))
+		return 0;
+	return bytes;
+}
+
+static uint16_t plug(struct vmem *mem, const struct mem_req *req)
+{
+	uint64_t bytes = req_bytes(mem, req);
+	int r;
+
+	if (!bytes || gmem_hot_plugged(mem->p.hot, req->addr, bytes))
+		return RESP_ERROR;
+	if (bytes > mem->config.requested_size ||
+		mem->config.plugged_size > mem->config.requested_size - bytes)
+		return RESP_NACK;
+	r = gmem_hot_plug(mem->p.hot, req->addr, bytes);
+	if (r < 0)
+		return RESP_BUSY;
+	mem->config.plugged_size += bytes;
+	return RESP_ACK;
+}
+
+static uint16_t unplug(struct vmem *mem, const struct mem_req *req)
+{
+	uint64_t bytes = req_bytes(mem, req);
+
+	if (!bytes || gmem_hot_unplug(mem->p.hot, req->addr, bytes) < 0)
+		return RESP_ERROR;
+	mem->config.plugged_size -= bytes;
+	mem->shrunk = true;
+	return RESP_ACK;
+}
+
+static uint16_t unplug_all(struct vmem *mem)
+{
+	if (mem->config.plugged_size) {
+		gmem_hot_clear(mem->p.hot);
+		mem->shrunk = true;
+	}
+	mem->config.plugged_size = 0;
+	mem->config.usable_region_size = usable_bytes(mem);
+	return RESP_ACK;
+}
+
+static uint16_t state(const struct vmem *mem, const struct mem_req *req, uint16_t *ret)
+{
+	uint64_t bytes = req_bytes(mem, req), plugged;
+
+	if (!bytes)
+		return RESP_ERROR;
+	plugged = gmem_hot_plugged(mem->p.hot, req->addr, bytes);
+	*ret = !plugged ? STATE_UNPLUGGED : plugged == bytes ? STATE_PLUGGED : STATE_MIXED;
+	return RESP_ACK;
+}
+
+static void req_serve(struct vmem *mem, const struct mem_req *req, struct mem_resp *resp)
+{
+	uint16_t word = 0;
+
+	*resp = (struct mem_resp){.type = RESP_ERROR};
+	switch (req->type) {
+	case REQ_PLUG:
+		resp->type = plug(mem, req);
+		break;
+	case REQ_UNPLUG:
+		resp->type = unplug(mem, req);
+		break;
+	case REQ_UNPLUG_ALL:
+		resp->type = unplug_all(mem);
+		break;
+	case REQ_STATE:
+		resp->type = state(mem, req, &word);
+		resp->state = word;
+		break;
+	}
+	if (resp->type != RESP_ACK)
+		mem->refused++;
+}
+
+/*
+ * One request at a time, for it may set memory slots and clear pages: other devices have their turn
+ * in between.
+ */
+static void mem_kick(void *dev, unsigned index)
+{
+	struct vmem *mem = dev;
+	struct vq *vq = vdev_queue(mem->vd, index);
+	struct vq_chain chain;
+	struct mem_resp resp;
+	struct mem_req req;
+	int r = vq_pop(vq, &chain);
+
+	if (!r)
+		return;
+	if (r < 0 || chain.in_bytes < sizeof(resp) ||
+		vq_chain_read(&chain, 0, &req, sizeof(req)) < sizeof(req)) {
+		mem->broken = true;
+		vdev_broken(mem->vd, index);
+		return;
+	}
+	req_serve(mem, &req, &resp);
+	/* The ring or the answer's place may just have gone: what is written there is lost. */
+	vq_chain_write(&chain, 0, &resp, sizeof(resp));
+	vq_push(vq, &chain, sizeof(resp));
+	vdev_notify(mem->vd, index);
+	vdev_kick(mem->vd, index);
+}
+
+static void mem_kicked(void *dev)
+{
+	struct vmem *mem = dev;
+	bool shrunk;
+
+	vdev_lock(mem->vd);
+	shrunk = mem->shrunk;
+	mem->shrunk = false;
+	vdev_unlock(mem->vd);
+	if (shrunk && mem->p.shrunk)
+		mem->p.shrunk(mem->p.ctx);
+}
+
+static void mem_config_read(void *dev, uint32_t offset, void *data, uint32_t len)
+{
+	struct vmem *mem = dev;
+
+	memcpy(data, (const uint8_t *)&mem->config + offset, len);
+}
+
+static const struct vdev_ops mem_ops = {
+	.name = "virtio-mem",
+	.device_id = DEVICE_ID,
+	.config_bytes = sizeof(struct mem_config),
+	.activate = mem_activate,
+	.reset = mem_reset,
+	.kick = mem_kick,
+	.kicked = mem_kicked,
+	.config_read = mem_config_read,
+};
+
+int vmem_create(struct vmem **ret, const struct vmem_params *params)
+{
+	struct vmem *mem = calloc(1, sizeof(*mem));
+	struct vdev_params p = {
+		.ops = &mem_ops,
+		.dev = mem,
+		.features = VDEV_F_QUEUES | F_UNPLUGGED_INACCESSIBLE |
+			    (params->node >= 0 ? F_ACPI_PXM : 0),
+		.queue_count = 1,
+		.queue_size = QUEUE_SIZE,
+		.gm = params->gm,
+		.loop = params->loop,
+		.log = params->log,
+	};
+	struct gmem_hot_info info;
+	int r;
+
+	if (!mem)
+		return -ENOMEM;
+	gmem_hot_info(params->hot, &info);
+	mem->p = *params;
+	mem->config = (struct mem_config){
+		.block_size = info.block_bytes,
+		.node_id = params->node >= 0 ? (uint16_t)params->node : 0,
+		.addr = info.gpa,
+		.region_size = info.bytes,
+		.plugged_size = info.plugged_bytes,
+		.requested_size = params->requested_bytes,
+	};
+	mem->config.usable_region_size = usable_bytes(mem);
+	r = vdev_create(&mem->vd, &p);
+	if (r < 0) {
+		free(mem);
+		return r;
+	}
+	*ret = mem;
+	return 0;
+}
+
+void vmem_destroy(struct vmem *mem)
+{
+	if (!mem)
+		return;
+	vdev_destroy(mem->vd);
+	free(mem);
+}
+
+struct vdev *vmem_vdev(struct vmem *mem)
+{
+	return mem->vd;
+}
+
+/* With the lock. */
+static bool has_driver(const struct vmem *mem)
+{
+	return vdev_active(mem->vd) && !mem->broken && !vq_broken(vdev_queue(mem->vd, 0));
+}
+
+int vmem_request(struct vmem *mem, uint64_t bytes)
+{
+	uint64_t usable;
+	int r = 0;
+
+	if (bytes % mem->config.block_size || bytes > mem->config.region_size)
+		return -EINVAL;
+	vdev_lock(mem->vd);
+	if (!has_driver(mem)) {
+		r = -EAGAIN;
+	} else if (bytes != mem->config.requested_size) {
+		mem->config.requested_size = bytes;
+		usable = usable_bytes(mem);
+		/* §5.15.4.2: it shrinks when all is unplugged only. */
+		if (usable > mem->config.usable_region_size)
+			mem->config.usable_region_size = usable;
+		vdev_config_changed(mem->vd);
+	}
+	vdev_unlock(mem->vd);
+	return r;
+}
+
+void vmem_info(struct vmem *mem, struct vmem_info *ret)
+{
+	vdev_lock(mem->vd);
+	gmem_hot_info(mem->p.hot, &ret->hot);
+	ret->requested_bytes = mem->config.requested_size;
+	ret->driver = has_driver(mem);
+	ret->refused = mem->refused;
+	vdev_unlock(mem->vd);
+}
+
+uint64_t vmem_resident(struct vmem *mem)
+{
+	uint64_t bytes;
+
+	vdev_lock(mem->vd);
+	bytes = gmem_hot_resident(mem->p.hot);
+	vdev_unlock(mem->vd);
+	return bytes;
+}

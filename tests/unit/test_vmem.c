@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* virtio/mem: the memory device behind its registers, with a scripted driver. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "mmio_driver.h"
+#include "virtio/mem.h"
+
+#define BASE	  (8 * GIB)
+#define BLOCK	  (2 * MIB)
+#define WINDOW	  GIB
+#define BYTES	  (16 * GIB)
+#define REQ	  DRV_DATA
+#define RESP	  (DRV_DATA + 0x100)
+#define REQUESTED (64 * MIB)
+
+#define F_PXM	       (1ULL << 0)
+#define F_INACCESSIBLE (1ULL << 1)
+
+enum { PLUG = 0, UNPLUG = 1, UNPLUG_ALL = 2, STATE = 3 };
+enum { ACK = 0, NACK = 1, BUSY = 2, ERROR = 3 };
+
+/* Offsets in the configuration space. */
+enum {
+	C_BLOCK = 0,
+	C_NODE = 8,
+	C_ADDR = 16,
+	C_REGION = 24,
+	C_USABLE = 32,
+	C_PLUGGED = 40,
+	C_REQUESTED = 48,
+};
+
+struct board {
+	struct gmem *gm;
+	struct gmem_hot *hot;
+	struct vmem *mem;
+	struct md md;
+	struct drv drv;
+	unsigned shrunk;
+	int refuse; /* listeners say no */
+};
+
+static int slot_map(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes, void *host)
+{
+	return ((struct board *)ctx)->refuse;
+}
+
+static void slot_unmap(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes)
+{
+}
+
+/* As the machine does: rings may have gone with the memory. */
+static void shrunk(void *ctx)
+{
+	struct board *b = ctx;
+
+	b->shrunk++;
+	vdev_memory_changed(vmem_vdev(b->mem));
+}
+
+static bool up(struct board *b, uint64_t features, bool packed)
+{
+	assert_true(md_negotiate(
+		&b->md, VDEV_F_VERSION_1 | features | (packed ? VDEV_F_RING_PACKED : 0)));
+	drv_init(&b->drv, b->gm, 8, packed, false);
+	md_queue_set(&b->md, 0, &b->drv.setup);
+	md_driver_ok(&b->md);
+	return !(md_get(&b->md, MD_STATUS) & VDEV_NEEDS_RESET);
+}
+
+static void board_make(struct board *b, uint64_t requested, bool whole)
+{
+	static const struct gmem_backing anon = {.kind = GMEM_ANON};
+	struct gmem_hot_params hot = {
+		.gpa = BASE,
+		.bytes = BYTES,
+		.block_bytes = BLOCK,
+		.window_bytes = WINDOW,
+		.whole = whole,
+		.backing = &anon,
+	};
+	struct gmem_listener slots = {slot_map, slot_unmap, b};
+	struct vmem_params params = {
+		.requested_bytes = requested,
+		.node = -1,
+		.shrunk = shrunk,
+		.ctx = b,
+	};
+
+	*b = (struct board){0};
+	assert_int_equal(gmem_create(&b->gm, NULL), 0);
+	assert_int_equal(gmem_add_ram(b->gm, 0, DRV_RAM, NULL), 0);
+	assert_int_equal(gmem_hot_add(&b->hot, b->gm, &hot, NULL), 0);
+	assert_int_equal(gmem_listen(b->gm, &slots), 0);
+	assert_int_equal(loop_create(&b->md.loop), 0);
+	params.hot = b->hot;
+	params.gm = b->gm;
+	params.loop = b->md.loop;
+	assert_int_equal(vmem_create(&b->mem, &params), 0);
+	assert_int_equal(md_attach(&b->md, vmem_vdev(b->mem)), 0);
+}
+
+static void board_free(struct board *b)
+{
+	md_detach(&b->md);
+	vmem_destroy(b->mem);
+	loop_destroy(b->md.loop);
+	gmem_destroy(b->gm);
+}
+
+static uint64_t config(struct board *b, unsigned offset)
+{
+	return md_get(&b->md, MD_CONFIG + offset) | (uint64_t)md_get(&b->md, MD_CONFIG + offset + 4)
+							    << 32;
+}
+
+static void req_write(struct board *b, uint16_t type, gpa_t addr, uint16_t blocks)
+{
+	/* What is padding is ignored, so it is no zeros. */
+	uint16_t words[12] = {type, 1, 2, 3, (uint16_t)addr, (uint16_t)(addr >> 16),
+		(uint16_t)(addr >> 32), (uint16_t)(addr >> 48), blocks, 4, 5, 6};
+
+	assert_int_equal(gmem_write(b->gm, REQ, words, sizeof(words)), 0);
+}
+
+/* Send a request. Returns the type of the response, with the state in *@state. */
+static unsigned ask_state(
+	struct board *b, uint16_t type, gpa_t addr, uint16_t blocks, uint16_t *state)
+{
+	uint16_t words[5] = {0xeeee};
+	uint32_t id, len;
+
+	req_write(b, type, addr, blocks);
+	gmem_write(b->gm, RESP, words, sizeof(words));
+	drv_offer(&b->drv, 1, REQ, 24, RESP, 10);
+	md_set(&b->md, MD_QUEUE_NOTIFY, 0);
+	md_round(&b->md);
+	assert_true(drv_take(&b->drv, 2, &id, &len));
+	assert_int_equal(len, 10);
+	gmem_read(b->gm, RESP, words, sizeof(words));
+	*state = words[4];
+	return words[0];
+}
+
+static unsigned ask(struct board *b, uint16_t type, gpa_t addr, uint16_t blocks)
+{
+	uint16_t state;
+
+	return ask_state(b, type, addr, blocks, &state);
+}
+
+static void test_config(void **state)
+{
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_int_equal(md_get(&b.md, MD_DEVICE_ID), 24);
+	assert_int_equal(md_features(&b.md) & (F_PXM | F_INACCESSIBLE), F_INACCESSIBLE);
+	assert_int_equal(config(&b, C_BLOCK), BLOCK);
+	assert_int_equal(config(&b, C_ADDR), BASE);
+	assert_int_equal(config(&b, C_REGION), BYTES);
+	assert_int_equal(config(&b, C_PLUGGED), 0);
+	assert_int_equal(config(&b, C_REQUESTED), REQUESTED);
+	assert_true(config(&b, C_USABLE) >= REQUESTED);
+	assert_int_equal(config(&b, C_USABLE) % BLOCK, 0);
+	/* Nobody may change it. */
+	md_set(&b.md, MD_CONFIG + C_REQUESTED, 0);
+	assert_int_equal(config(&b, C_REQUESTED), REQUESTED);
+	board_free(&b);
+}
+
+static void requests_check(bool packed)
+{
+	uint16_t word;
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_true(up(&b, F_INACCESSIBLE, packed));
+	assert_int_equal(ask(&b, PLUG, BASE, 4), ACK);
+	assert_int_equal(config(&b, C_PLUGGED), 4 * BLOCK);
+	assert_non_null(gmem_at(b.gm, BASE, 4 * BLOCK));
+	/* Against the rules (§5.15.6.2). */
+	assert_int_equal(ask(&b, PLUG, BASE + 4096, 1), ERROR);
+	assert_int_equal(ask(&b, PLUG, BASE + 5 * BLOCK, 0), ERROR);
+	assert_int_equal(ask(&b, PLUG, BASE + 3 * BLOCK, 2), ERROR);
+	assert_int_equal(ask(&b, PLUG, BASE - BLOCK, 1), ERROR);
+	assert_int_equal(ask(&b, PLUG, BASE + BYTES, 1), ERROR);
+	assert_int_equal(ask(&b, PLUG, BASE + config(&b, C_USABLE), 1), ERROR);
+	assert_int_equal(ask(&b, PLUG, align_down(UINT64_MAX, BLOCK), 0xffff), ERROR);
+	assert_int_equal(ask(&b, UNPLUG, BASE + 3 * BLOCK, 2), ERROR);
+	assert_int_equal(ask(&b, UNPLUG, BASE + BLOCK / 2, 1), ERROR);
+	assert_int_equal(ask(&b, STATE, BASE, 0), ERROR);
+	assert_int_equal(ask(&b, 4, BASE, 1), ERROR);
+	assert_int_equal(ask(&b, 0xffff, BASE, 1), ERROR);
+	/* More than requested. */
+	assert_int_equal(ask(&b, PLUG, BASE + 4 * BLOCK, REQUESTED / BLOCK - 3), NACK);
+	assert_int_equal(ask(&b, PLUG, BASE + 4 * BLOCK, REQUESTED / BLOCK - 4), ACK);
+	assert_int_equal(ask(&b, PLUG, BASE + REQUESTED, 1), NACK);
+	assert_int_equal(ask_state(&b, STATE, BASE, REQUESTED / BLOCK, &word), ACK);
+	assert_int_equal(word, 0);
+	assert_int_equal(ask_state(&b, STATE, BASE, REQUESTED / BLOCK + 1, &word), ACK);
+	assert_int_equal(word, 2);
+	assert_int_equal(ask_state(&b, STATE, BASE + REQUESTED, 7, &word), ACK);
+	assert_int_equal(word, 1);
+	assert_int_equal(b.shrunk, 0);
+	assert_int_equal(ask(&b, UNPLUG, BASE + BLOCK, 1), ACK);
+	assert_int_equal(b.shrunk, 1);
+	assert_null(gmem_at(b.gm, BASE + BLOCK, 1));
+	assert_int_equal(ask(&b, UNPLUG_ALL, 0, 0), ACK);
+	assert_int_equal(config(&b, C_PLUGGED), 0);
+	assert_null(gmem_at(b.gm, BASE, 1));
+	assert_int_equal(vdev_violations(vmem_vdev(b.mem)), 0);
+	board_free(&b);
+}
+
+static void test_requests(void **state)
+{
+	requests_check(false);
+	requests_check(true);
+}
+
+static void test_resize(void **state)
+{
+	struct vmem_info info;
+	uint32_t generation;
+	struct board b;
+	unsigned edges;
+
+	board_make(&b, 0, false);
+	assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	assert_int_equal(config(&b, C_USABLE), 0);
+	assert_int_equal(ask(&b, PLUG, BASE, 1), ERROR);
+	assert_int_equal(vmem_request(b.mem, BLOCK + 1), -EINVAL);
+	assert_int_equal(vmem_request(b.mem, BYTES + BLOCK), -EINVAL);
+	edges = b.md.edges;
+	generation = md_get(&b.md, MD_GENERATION);
+	md_set(&b.md, MD_INTERRUPT_ACK, 3);
+	assert_int_equal(vmem_request(b.mem, 2 * BLOCK), 0);
+	assert_int_equal(b.md.edges, edges + 1);
+	assert_int_equal(md_get(&b.md, MD_INTERRUPT_STATUS), 2);
+	assert_int_not_equal(md_get(&b.md, MD_GENERATION), generation);
+	assert_int_equal(ask(&b, PLUG, BASE, 2), ACK);
+	/* The usable part grows at once and shrinks when all is unplugged (§5.15.4.2). */
+	assert_int_equal(vmem_request(b.mem, BYTES), 0);
+	assert_int_equal(config(&b, C_USABLE), BYTES);
+	assert_int_equal(vmem_request(b.mem, BLOCK), 0);
+	assert_int_equal(config(&b, C_USABLE), BYTES);
+	assert_int_equal(ask(&b, PLUG, BASE + 2 * BLOCK, 1), NACK);
+	assert_int_equal(ask(&b, UNPLUG_ALL, 0, 0), ACK);
+	assert_true(config(&b, C_USABLE) < BYTES);
+	vmem_info(b.mem, &info);
+	assert_true(info.driver);
+	assert_int_equal(info.requested_bytes, BLOCK);
+	assert_int_equal(info.refused, 2);
+	assert_int_equal(info.hot.plugged_bytes, 0);
+	assert_int_equal(info.hot.windows_mapped, 0);
+	board_free(&b);
+}
+
+/* Blocks outlive the driver (§5.15.5.2): the next one finds and unplugs them. */
+static void test_reset(void **state)
+{
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	assert_int_equal(ask(&b, PLUG, BASE, 8), ACK);
+	assert_int_equal(gmem_write(b.gm, BASE, "kvick", 5), 0);
+	md_set(&b.md, MD_STATUS, 0);
+	assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	assert_int_equal(config(&b, C_PLUGGED), 8 * BLOCK);
+	assert_memory_equal(gmem_at(b.gm, BASE, 5), "kvick", 5);
+	assert_true(up(&b, F_INACCESSIBLE, true));
+	assert_int_equal(ask(&b, PLUG, BASE, 1), ERROR);
+	assert_int_equal(ask(&b, UNPLUG_ALL, 0, 0), ACK);
+	assert_int_equal(ask(&b, PLUG, BASE, 1), ACK);
+	assert_int_equal(*(uint8_t *)gmem_at(b.gm, BASE, 1), 0);
+	board_free(&b);
+}
+
+/* A driver that may read unplugged memory is refused where there may be none to read. */
+static void test_features(void **state)
+{
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_false(up(&b, 0, false));
+	assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	board_free(&b);
+	board_make(&b, REQUESTED, true);
+	assert_true(up(&b, 0, false));
+	assert_int_equal(ask(&b, PLUG, BASE, 1), ACK);
+	board_free(&b);
+}
+
+static void test_refused(void **state)
+{
+	struct vmem_info info;
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	b.refuse = -ENOMEM;
+	assert_int_equal(ask(&b, PLUG, BASE, 4), BUSY);
+	assert_int_equal(config(&b, C_PLUGGED), 0);
+	b.refuse = 0;
+	assert_int_equal(ask(&b, PLUG, BASE, 4), ACK);
+	vmem_info(b.mem, &info);
+	assert_int_equal(info.refused, 1);
+	board_free(&b);
+}
+
+/* The rings lie in memory that the driver unplugs: it gets told, and nobody touches them again. */
+static void test_rings_gone(void **state)
+{
+	struct vq_setup setup;
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	assert_int_equal(ask(&b, PLUG, BASE, 2), ACK);
+	assert_true(md_negotiate(&b.md, VDEV_F_VERSION_1 | F_INACCESSIBLE));
+	drv_init(&b.drv, b.gm, 8, false, false);
+	setup = b.drv.setup;
+	setup.device = BASE;
+	md_queue_set(&b.md, 0, &setup);
+	md_driver_ok(&b.md);
+	req_write(&b, UNPLUG, BASE, 2);
+	drv_offer(&b.drv, 1, REQ, 24, RESP, 10);
+	md_set(&b.md, MD_QUEUE_NOTIFY, 0);
+	md_round(&b.md);
+	assert_int_equal(config(&b, C_PLUGGED), 0);
+	assert_true(md_get(&b.md, MD_STATUS) & VDEV_NEEDS_RESET);
+	assert_int_equal(vdev_violations(vmem_vdev(b.mem)), 1);
+	assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	assert_int_equal(ask(&b, PLUG, BASE, 1), ACK);
+	board_free(&b);
+}
+
+/* Chains that are no requests. */
+static void test_chains(void **state)
+{
+	static const struct {
+		uint32_t out, in;
+	} chains[] = {{23, 10}, {24, 9}, {1, 1}};
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	for (unsigned i = 0; i < ARRAY_LEN(chains); i++) {
+		assert_true(up(&b, F_INACCESSIBLE, i & 1));
+		req_write(&b, PLUG, BASE, 1);
+		drv_offer(&b.drv, 1, REQ, chains[i].out, RESP, chains[i].in);
+		md_set(&b.md, MD_QUEUE_NOTIFY, 0);
+		md_round(&b.md);
+		assert_true(md_get(&b.md, MD_STATUS) & VDEV_NEEDS_RESET);
+		assert_int_equal(vdev_violations(vmem_vdev(b.mem)), i + 1);
+		assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	}
+	assert_int_equal(config(&b, C_PLUGGED), 0);
+	board_free(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_requests),
+		cmocka_unit_test(test_resize),
+		cmocka_unit_test(test_reset),
+		cmocka_unit_test(test_features),
+		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_rings_gone),
+		cmocka_unit_test(test_chains),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
