@@ -89,10 +89,15 @@ static const struct cli_option options[] = {
 		"PIC and PIT (default auto: when the kernel command line\n"
 		"takes away what replaces them: noapic, nolapic, notsc, ...)",
 		field_set, 0},
-	{"rng", NULL, "give the guest an entropy device (virtio-rng)", field_set, 0},
+	{"rng", "LIMITS",
+		"give the guest an entropy device (virtio-rng); LIMITS as --disk\n"
+		"has them, for instance bw=64K/s",
+		field_set, CLI_OPT_MAYBE},
 	{"disk", "PATH[,KEY...]",
 		"a disk: raw file or block device, with ro, direct, root,\n"
-		"serial=TEXT, cache=writeback|unsafe, queues=N, id=ID",
+		"partuuid=UUID, serial=TEXT, cache=writeback|unsafe, queues=N,\n"
+		"id=ID; limits: bw=SIZE/TIME, bw-burst=SIZE, ops=N/TIME,\n"
+		"ops-burst=N, where TIME is s (default), 100ms, ...",
 		field_set, CLI_OPT_REPEAT},
 	{"discovery", "auto|acpi|cmdline",
 		"how the guest learns of virtio devices (default auto: ACPI,\n"

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "base/fd.h"
 #include "config/internal.h"
 #include "x86/layout.h"
 
@@ -240,13 +241,34 @@ static int discovery_set(struct vm_config *config, const char *value, struct kv_
 	return 0;
 }
 
+/* "off", "on", or "KEY=VALUE[,KEY=VALUE...]". */
 static int rng_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
-	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
+	MEM_SCOPED char *text = strdup(value);
+	struct limit_rates rates = {0};
+	char *rest = text, *pair;
+	bool on = strcmp(value, "off");
+	int r = 0;
 
-	if (i < 0)
-		return i;
-	config->rng = i;
+	if (!text)
+		return -ENOMEM;
+	while (on && strcmp(value, "on") && !r && (pair = strsep(&rest, ","))) {
+		char *number = strchr(pair, '=');
+
+		if (number)
+			*number++ = 0;
+		r = number ? config_limit_key(&rates, pair, number, err) : -ENOENT;
+		if (r == -ENOENT)
+			return err_set(err, -EINVAL,
+				"%s is not allowed; give bw=, bw-burst=, ops= and ops-burst=, or "
+				"on "
+				"or off",
+				config_show(pair).text);
+		if (r < 0)
+			return r == -ENOMEM ? r : err_prefix(err, r, "%s", pair);
+	}
+	config->rng = on;
+	config->rng_limit = rates;
 	return 0;
 }
 
@@ -392,5 +414,7 @@ int vm_config_check(const struct vm_config *config, struct kv_err *err)
 		r = config_memory_fits(config, err);
 	if (!r)
 		r = config_disks_fit(config, err);
+	if (!r)
+		r = named(config_limit_fits(&config->rng_limit, err), "rng", err);
 	return r == -ERANGE ? -EINVAL : r;
 }

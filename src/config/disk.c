@@ -11,7 +11,10 @@
 
 #define SERIAL_BYTES 20 /* virtio 1.3 §5.2.6 */
 #define QUEUES_MAX   16
-#define KEYS	     "ro, direct, root, serial=, cache=, queues= and id="
+#define PARTUUID_MAX 36
+#define KEYS                                                                                       \
+	"ro, direct, root, partuuid=, serial=, cache=, queues=, bw=, bw-burst=, ops=, ops-burst= " \
+	"and id="
 
 static const char *const switch_words[] = {"off", "on"};
 static const char *const cache_words[] = {"unsafe", "writeback"};
@@ -21,6 +24,7 @@ void config_disk_free(struct vm_disk *disk)
 	free(disk->id);
 	free(disk->path);
 	free(disk->serial);
+	free(disk->partuuid);
 	*disk = (struct vm_disk){.writeback = true, .queues = 1};
 }
 
@@ -67,6 +71,18 @@ static int serial_set(struct vm_disk *disk, const char *value, struct kv_err *er
 	return text_set(&disk->serial, value);
 }
 
+/* A GUID, or a disk's signature and a partition's number: XXXXXXXX-XX. */
+static int partuuid_set(struct vm_disk *disk, const char *value, struct kv_err *err)
+{
+	size_t len = strlen(value);
+
+	if (!len || len > PARTUUID_MAX || strspn(value, "0123456789abcdefABCDEF-") != len)
+		return err_set(err, -EINVAL,
+			"%s is not a partition's UUID; give hexadecimal digits and '-'",
+			config_show(value).text);
+	return text_set(&disk->partuuid, value);
+}
+
 static int cache_set(struct vm_disk *disk, const char *value, struct kv_err *err)
 {
 	int i = config_word_find(cache_words, ARRAY_LEN(cache_words), value, err);
@@ -106,6 +122,7 @@ int config_disk_key(struct vm_disk *disk, const char *key, const char *value, st
 		{"serial", serial_set},
 		{"cache", cache_set},
 		{"queues", queues_set},
+		{"partuuid", partuuid_set},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
@@ -117,7 +134,7 @@ int config_disk_key(struct vm_disk *disk, const char *key, const char *value, st
 		return switch_set(&disk->direct, value, err);
 	if (!strcmp(key, "root"))
 		return switch_set(&disk->root, value, err);
-	return -ENOENT;
+	return config_limit_key(&disk->limit, key, value, err);
 }
 
 /* "KEY=VALUE", or "KEY" for a switch that is on. */
@@ -200,8 +217,12 @@ int config_disk_add(struct vm_config *config, const char *value, struct kv_err *
 int config_disks_fit(const struct vm_config *config, struct kv_err *err)
 {
 	unsigned roots = 0;
+	int r;
 
 	for (unsigned i = 0; i < config->disk_count; i++) {
+		r = config_limit_fits(&config->disks[i].limit, err);
+		if (r < 0)
+			return err_prefix(err, r, "disk %s", config->disks[i].id);
 		roots += config->disks[i].root;
 		for (unsigned j = 0; j < i; j++)
 			if (!strcmp(config->disks[i].id, config->disks[j].id))

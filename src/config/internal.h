@@ -73,9 +73,9 @@ int config_id_check(const char *value, struct kv_err *err);
 int config_disk_add(struct vm_config *config, const char *value, struct kv_err *err);
 
 /*
- * disk.c: set one key of @disk: "path", "id", "serial", "cache", "queues", "ro", "direct", "root"
- * (these three "on" or "off").
- * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ * disk.c: set one key of @disk: "path", "id", "serial", "cache", "queues", "partuuid", "ro",
+ * "direct", "root" (these three "on" or "off"), and those of config_limit_key(). Returns 0; -ENOENT
+ * (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
  */
 int config_disk_key(struct vm_disk *disk, const char *key, const char *value, struct kv_err *err);
 
@@ -88,6 +88,28 @@ int config_disks_fit(const struct vm_config *config, struct kv_err *err);
 
 /* disk.c: free what @disk points to and set all defaults. */
 void config_disk_free(struct vm_disk *disk);
+
+struct json_t;
+
+/*
+ * limit.c: one key of a device's rate limits: "bw" and "ops" (NUMBER[/TIME]), "bw-burst" and
+ * "ops-burst".
+ * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_limit_key(
+	struct limit_rates *rates, const char *key, const char *value, struct kv_err *err);
+
+/* limit.c: check the keys against each other. Returns 0; -EINVAL with a sentence. */
+int config_limit_fits(const struct limit_rates *rates, struct kv_err *err);
+
+/*
+ * limit.c: Firecracker's rate_limiter. A bucket that @object does not have stays as it is; one that
+ * limits nothing is cleared. Returns 0; -EINVAL or -ERANGE with a sentence.
+ */
+int config_limit_json(struct limit_rates *rates, struct json_t *object, struct kv_err *err);
+
+/* limit.c: the same the other way round; NULL when there are no limits. Owns: the caller's. */
+struct json_t *config_limit_pack(const struct limit_rates *rates);
 
 /* Of a file; more is no configuration. */
 #define CONFIG_FILE_MAX_BYTES MIB

@@ -296,18 +296,20 @@ static int memory_read(struct reader *rd, const struct field *field, json_t *val
 /* The section `entropy` says by being there that there is a device. */
 static int entropy_done(struct reader *rd, json_t *section)
 {
-	return config_field_set(rd->config, "rng", "on", rd->err);
+	rd->config->rng = true;
+	return 0;
 }
 
-/* Firecracker's rate limits: {} and null limit nothing. */
-static int limit_read(struct reader *rd, const struct field *field, json_t *value)
+static int limit_read(struct reader *rd, struct limit_rates *rates, json_t *value)
 {
-	if (!json_is_object(value))
-		return type_fail(rd, value, "an object");
-	if (json_object_size(value))
-		return fail(rd, -ENOTSUP,
-			"rate limits are not offered by this version of kvick; leave it out");
-	return 0;
+	int r = config_limit_json(rates, value, rd->err);
+
+	return r < 0 ? located(rd, r) : 0;
+}
+
+static int rng_limit_read(struct reader *rd, const struct field *field, json_t *value)
+{
+	return limit_read(rd, &rd->config->rng_limit, value);
 }
 
 static int boot_source_done(struct reader *rd, json_t *section)
@@ -343,6 +345,7 @@ static const struct disk_key own_keys[] = {
 	{"serial", "serial", {{0}}},
 	{"cache", "cache", {{0}}},
 	{"queues", "queues", {{0}}},
+	{"partuuid", "partuuid", {{0}}},
 };
 
 static const struct disk_key drive_keys[] = {
@@ -350,6 +353,7 @@ static const struct disk_key drive_keys[] = {
 	{"drive_id", "id", {{0}}},
 	{"is_read_only", "ro", {{0}}},
 	{"is_root_device", "root", {{0}}},
+	{"partuuid", "partuuid", {{0}}},
 	{"cache_type", "cache", {{"Unsafe", "unsafe"}, {"Writeback", "writeback"}}},
 	/* Both are offered: it is always the faster that the host allows. */
 	{"io_engine", NULL, {{"Sync", ""}, {"Async", ""}}},
@@ -395,8 +399,8 @@ static int disk_member(struct reader *rd, struct vm_disk *disk, const struct dis
 		return 0;
 	while (i < count && strcmp(keys[i].name, name))
 		i++;
-	if (i == count && keys == drive_keys && !strcmp(name, "rate_limiter"))
-		return limit_read(rd, NULL, value);
+	if (!strcmp(name, "rate_limiter"))
+		return limit_read(rd, &disk->limit, value);
 	if (i == count)
 		return fail(rd, keys == drive_keys ? -ENOTSUP : -EINVAL,
 			"unknown field, or one that this version of kvick does not offer");
@@ -479,7 +483,7 @@ static const struct field machine_fields[] = {
 };
 
 static const struct field entropy_fields[] = {
-	{"rate_limiter", limit_read, NULL, false},
+	{"rate_limiter", rng_limit_read, NULL, false},
 };
 
 static const struct field kvick_fields[] = {

@@ -100,10 +100,11 @@ static json_t *disks_pack(const struct vm_config *config)
 
 	for (unsigned i = 0; i < config->disk_count; i++) {
 		const struct vm_disk *disk = &config->disks[i];
-		json_t *one = json_pack("{s:s, s:s, s:b, s:b, s:b, s:s*, s:s, s:i}", "path",
-			disk->path, "id", disk->id, "ro", disk->read_only, "root", disk->root,
-			"direct", disk->direct, "serial", disk->serial, "cache",
-			disk->writeback ? "writeback" : "unsafe", "queues", (int)disk->queues);
+		json_t *one = json_pack("{s:s, s:s, s:b, s:b, s:b, s:s*, s:s*, s:s, s:i, s:o*}",
+			"path", disk->path, "id", disk->id, "ro", disk->read_only, "root",
+			disk->root, "direct", disk->direct, "serial", disk->serial, "partuuid",
+			disk->partuuid, "cache", disk->writeback ? "writeback" : "unsafe", "queues",
+			(int)disk->queues, "rate_limiter", config_limit_pack(&disk->limit));
 
 		if (one && !json_array_append_new(list, one))
 			continue;
@@ -111,6 +112,11 @@ static json_t *disks_pack(const struct vm_config *config)
 		return NULL;
 	}
 	return list;
+}
+
+static json_t *entropy_pack(const struct vm_config *config)
+{
+	return json_pack("{s:o*}", "rate_limiter", config_limit_pack(&config->rng_limit));
 }
 
 /* The reason why json_pack_ex() made nothing. */
@@ -156,7 +162,7 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 		config->initrd_count ? config->initrds[0] : NULL, "boot_args", config->cmdline,
 		"drives", "machine-config", "vcpu_count", (int)config->cpus, "mem_size_mib",
 		whole_mib ? json_integer((json_int_t)(config->memory_bytes / MIB)) : NULL,
-		"entropy", config->rng ? json_object() : NULL, "kvick", own);
+		"entropy", config->rng ? entropy_pack(config) : NULL, "kvick", own);
 	if (!root)
 		return pack_error(&bad);
 	*ret = json_dumps(root, JSON_INDENT(2));

@@ -84,7 +84,12 @@ static void rng_free(void *dev)
 
 int machine_add_rng(struct machine *m, struct kv_err *err)
 {
-	struct vrng_params params = {.gm = m->gm, .loop = m->p.loop, .log = m->p.log};
+	struct vrng_params params = {
+		.gm = m->gm,
+		.loop = m->p.loop,
+		.log = m->p.log,
+		.limit = m->p.config->rng_limit,
+	};
 	struct vrng *rng = NULL;
 	int r = vrng_create(&rng, &params);
 
@@ -110,6 +115,7 @@ int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_er
 		.serial = disk->serial,
 		.writeback = disk->writeback,
 		.queues = disk->queues,
+		.limit = disk->limit,
 	};
 	struct vblk_file file;
 	struct vblk *blk = NULL;
@@ -216,8 +222,12 @@ static int cmdline_make(struct machine *m, bool devices)
 	if (!f)
 		return -ENOMEM;
 	fprintf(f, "%.*s", (int)own, given);
-	if (config->disk_count && config->disks[0].root)
-		fprintf(f, " root=/dev/vda %s", config->disks[0].read_only ? "ro" : "rw");
+	if (config->disk_count && config->disks[0].root) {
+		const struct vm_disk *disk = &config->disks[0];
+
+		fprintf(f, " root=%s%s %s", disk->partuuid ? "PARTUUID=" : "/dev/vda",
+			disk->partuuid ? disk->partuuid : "", disk->read_only ? "ro" : "rw");
+	}
 	for (unsigned i = 0; devices && i < m->virtio_count; i++)
 		fprintf(f, " virtio_mmio.device=%d@0x%" PRIx64 ":%" PRIu32, VMMIO_BYTES,
 			m->virtio[i].gpa, m->virtio[i].gsi);

@@ -10,6 +10,7 @@
 #include "gmem/populate.h"
 #include "image/image.h"
 #include "image/initrd.h"
+#include "virtio/limit.h"
 
 /*
  * Everything that can be said about a VM, in one place. The command line, the JSON file, the HTTP
@@ -65,7 +66,9 @@ struct vm_disk {
 	bool writeback;	 /* flushes reach the host's disk; else they are not offered */
 	bool direct;	 /* around the host's page cache */
 	bool root;	 /* root=/dev/vda is appended to the command line */
+	char *partuuid;	 /* root=PARTUUID= this, instead; or NULL */
 	unsigned queues; /* 1..16 */
+	struct limit_rates limit;
 };
 
 struct vm_config {
@@ -82,6 +85,7 @@ struct vm_config {
 	unsigned cpus; /* 1..VM_CPUS_MAX */
 	bool boot_timer;
 	bool rng; /* a virtio entropy device */
+	struct limit_rates rng_limit;
 	unsigned disk_count;
 	struct vm_disk disks[VM_DISKS_MAX]; /* in the guest's order */
 	enum vm_discovery discovery;

@@ -87,6 +87,7 @@ struct vblk {
 	struct blk_io *io;
 	struct blk_req *reqs; /* one for each entry of each queue */
 	struct blk_req *free_reqs;
+	struct limit limit;
 };
 
 static int blk_activate(void *dev)
@@ -270,7 +271,18 @@ static void req_start(struct vblk *blk, struct blk_req *req, const struct blk_he
 	}
 }
 
-/* Take one chain on. Returns 0, or -EPROTO for one that is no request. */
+/* What the limits count as the bytes of a request: the data of reads and writes. */
+static uint64_t data_bytes(const struct vq_chain *chain, uint32_t type)
+{
+	if (type == T_IN)
+		return chain->in_bytes - 1;
+	return type == T_OUT ? chain->out_bytes - sizeof(struct blk_header) : 0;
+}
+
+/*
+ * Take one chain on. Returns 0; -EPROTO for one that is no request; -EAGAIN for one that the limits
+ * make wait.
+ */
 static int chain_take(struct vblk *blk, unsigned index, const struct vq_chain *chain)
 {
 	struct blk_req *req = blk->free_reqs;
@@ -280,6 +292,8 @@ static int chain_take(struct vblk *blk, unsigned index, const struct vq_chain *c
 	if (!req || !chain->in_bytes ||
 		vq_chain_read(chain, 0, &header, sizeof(header)) != sizeof(header))
 		return -EPROTO;
+	if (!limit_take(&blk->limit, index, data_bytes(chain, header.type)))
+		return -EAGAIN;
 	blk->free_reqs = req->next;
 	*req = (struct blk_req){.chain = *chain, .queue = index};
 	last = &chain->iov[chain->out_count + chain->in_count - 1];
@@ -292,18 +306,24 @@ static void blk_kick(void *dev, unsigned index)
 {
 	struct vblk *blk = dev;
 	struct vq *vq = vdev_queue(blk->vd, index);
+	int popped = 1, r = 0;
 	struct vq_chain chain;
-	int r = 0;
 
-	for (unsigned i = 0; i < QUEUE_SIZE && (r = vq_pop(vq, &chain)) > 0; i++) {
-		r = chain_take(blk, index, &chain);
-		if (r < 0)
+	if (limit_holds(&blk->limit, index))
+		return;
+	for (unsigned i = 0; i < QUEUE_SIZE && !r; i++) {
+		popped = vq_pop(vq, &chain);
+		if (popped <= 0)
 			break;
+		r = chain_take(blk, index, &chain);
 	}
+	if (r == -EAGAIN)
+		vq_unpop(vq, &chain);
 	blk_io_flush(blk->io);
-	if (r < 0)
+	if (popped < 0 || r == -EPROTO)
 		vdev_broken(blk->vd, index);
-	else if (r > 0)
+	else if (popped > 0 && !r)
+		/* The queue was not seen empty, so the driver was not asked to kick. */
 		vdev_kick(blk->vd, index);
 	vdev_notify(blk->vd, index);
 }
@@ -328,6 +348,7 @@ static void blk_reset(void *dev)
 {
 	struct vblk *blk = dev;
 
+	limit_reset(&blk->limit);
 	blk_io_drain(blk->io);
 }
 
@@ -412,7 +433,9 @@ static int parts_make(struct vblk *blk, const struct vblk_params *params)
 		blk->free_reqs = &blk->reqs[i];
 	}
 	r = blk_io_create(&blk->io, &io);
-	return r < 0 ? r : vdev_create(&blk->vd, &vd);
+	if (!r)
+		r = vdev_create(&blk->vd, &vd);
+	return r < 0 ? r : limit_init(&blk->limit, blk->vd, params->loop, &params->limit);
 }
 
 int vblk_create(struct vblk **ret, const struct vblk_params *params, const struct vblk_file *file)
@@ -442,6 +465,7 @@ void vblk_destroy(struct vblk *blk)
 {
 	if (!blk)
 		return;
+	limit_free(&blk->limit);
 	vdev_destroy(blk->vd);
 	blk_io_destroy(blk->io);
 	free(blk->reqs);

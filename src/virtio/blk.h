@@ -2,6 +2,7 @@
 #ifndef KV_VIRTIO_BLK_H
 #define KV_VIRTIO_BLK_H
 
+#include "virtio/limit.h"
 #include "virtio/vdev.h"
 
 /*
@@ -43,6 +44,7 @@ struct vblk_params {
 	bool writeback;	    /* offer flush; else what is written is as safe as the host's memory */
 	bool sync;	    /* do without io_uring */
 	unsigned queues;    /* 1..VBLK_QUEUES_MAX */
+	struct limit_rates limit;
 };
 
 /*

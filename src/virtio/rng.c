@@ -15,7 +15,8 @@
 #define BYTES_MAX 65536
 
 struct vrng {
-	struct vdev *vd;
+	struct vdev *vd;    /* [c] */
+	struct limit limit; /* under the device's lock */
 };
 
 static int rng_activate(void *dev)
@@ -25,6 +26,14 @@ static int rng_activate(void *dev)
 
 static void rng_reset(void *dev)
 {
+	struct vrng *rng = dev;
+
+	limit_reset(&rng->limit);
+}
+
+static void rng_queue_stop(void *dev, unsigned index)
+{
+	rng_reset(dev);
 }
 
 /* Fill a chain's writable part, at most @max bytes. Returns how many. */
@@ -52,17 +61,24 @@ static void rng_kick(void *dev, unsigned index)
 	struct vq *vq = vdev_queue(rng->vd, index);
 	uint32_t left = BYTES_MAX;
 	struct vq_chain chain;
+	bool wait = limit_holds(&rng->limit, index);
 	int r = 0;
 
-	for (unsigned i = 0; i < QUEUE_SIZE && left && (r = vq_pop(vq, &chain)) > 0; i++) {
-		uint32_t done = chain_fill(&chain, left);
+	for (unsigned i = 0; i < QUEUE_SIZE && left && !wait && (r = vq_pop(vq, &chain)) > 0; i++) {
+		uint32_t bytes = chain.in_bytes < left ? (uint32_t)chain.in_bytes : left;
 
-		vq_push(vq, &chain, done);
-		left -= done;
+		wait = !limit_take(&rng->limit, index, bytes);
+		if (wait) {
+			vq_unpop(vq, &chain);
+			break;
+		}
+		bytes = chain_fill(&chain, bytes);
+		vq_push(vq, &chain, bytes);
+		left -= bytes;
 	}
 	if (r < 0)
 		vdev_broken(rng->vd, index);
-	else if (r > 0)
+	else if (r > 0 && !wait)
 		vdev_kick(rng->vd, index);
 	vdev_notify(rng->vd, index);
 }
@@ -72,6 +88,7 @@ static const struct vdev_ops rng_ops = {
 	.device_id = DEVICE_ID,
 	.activate = rng_activate,
 	.reset = rng_reset,
+	.queue_stop = rng_queue_stop,
 	.kick = rng_kick,
 };
 
@@ -93,8 +110,10 @@ int vrng_create(struct vrng **ret, const struct vrng_params *params)
 		return -ENOMEM;
 	p.dev = rng;
 	r = vdev_create(&rng->vd, &p);
+	if (!r)
+		r = limit_init(&rng->limit, rng->vd, params->loop, &params->limit);
 	if (r < 0) {
-		free(rng);
+		vrng_destroy(rng);
 		return r;
 	}
 	*ret = rng;
@@ -105,6 +124,7 @@ void vrng_destroy(struct vrng *rng)
 {
 	if (!rng)
 		return;
+	limit_free(&rng->limit);
 	vdev_destroy(rng->vd);
 	free(rng);
 }

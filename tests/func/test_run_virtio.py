@@ -129,3 +129,15 @@ def test_disk_for_one_writer(linux):
     done = boot(linux, args=("--disk", path, "--disk", f"{path},ro"))
     assert done.returncode == 1, done
     assert f"disk disk1: {path} is in use" in done.stderr
+
+
+def test_disk_with_limits(linux):
+    """2 MiB more than the bucket holds take two seconds of the guest's, at the least."""
+    path = "/tmp/kvick-disk"
+    disk_make(linux, path, 16)
+    commands = "uptime;fill /dev/vda 0 3145728 1;uptime;verify /dev/vda 0 65536 1"
+    done = booted(boot(linux, commands=commands, args=("--disk", f"{path},bw=1M/s,ops=2000")), 4)
+    before, after = (float(n) for n in re.findall(r"^uptime: ([\d.]+)", done.stdout, re.M))
+    assert after - before > 1.9
+    done = booted(boot(linux, commands="read /dev/hwrng 4096", args=("--rng=bw=16K/s,ops=300",)), 1)
+    assert "read: 4096 bytes" in done.stdout

@@ -443,10 +443,6 @@ static const struct {
 		"boot_protocol, "
 		"symbols, serial, legacy, discovery, boot_timer, id, memory"},
 	{"{\"entropy\": []}", -EINVAL, "c.json:1: entropy: is an array; give an object"},
-	{"{\"entropy\": {\"rate_limiter\":\n{\"ops\": {\"size\": 1, \"refill_time\": 1}}}}",
-		-ENOTSUP,
-		"c.json:1: entropy.rate_limiter: rate limits are not offered by this version of "
-		"kvick; leave it out"},
 	{"{\"entropy\": {\"rate\": 1}}", -EINVAL,
 		"c.json:1: entropy.rate: unknown field; entropy has rate_limiter"},
 	{"{\"kvick\": {\"id\": \"a\\u0000b\"}}", -EINVAL,

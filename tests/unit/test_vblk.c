@@ -380,6 +380,41 @@ static void test_reset_under_way(void **state)
 	board_free(&b);
 }
 
+/* After a full ring at once the device looks again, and asks to be kicked for what comes next. */
+static void test_full_ring(void **state)
+{
+	struct how how = {.features = F_FLUSH | VDEV_F_EVENT_IDX};
+	uint16_t *avail_event;
+	struct board b;
+
+	for (unsigned sync = 0; sync < 2; sync++) {
+		uint32_t id, len, done = 0;
+
+		how.sync = sync;
+		board_make(&b, &how);
+		*(struct header *)drv_at(&b.drv, HEADER) = (struct header){.type = T_IN};
+		drv_desc_set(&b.drv, DRV_TABLE, 0, HEADER, 16, DRV_NEXT, 1);
+		drv_desc_set(&b.drv, DRV_TABLE, 1, DATA, 512, DRV_NEXT | DRV_WRITE, 2);
+		drv_desc_set(&b.drv, DRV_TABLE, 2, STATUS, 1, DRV_WRITE, 0);
+		for (uint16_t i = 0; i < 128; i++) {
+			drv_desc_set(&b.drv, DRV_DESC, i, DRV_TABLE, 48, DRV_INDIRECT, 0);
+			drv_split_offer(&b.drv, i);
+		}
+		md_set(&b.md, MD_QUEUE_NOTIFY, 0);
+		for (unsigned i = 0; i < 10000 && done < 128; i++) {
+			md_round(&b.md);
+			while (drv_take(&b.drv, 1, &id, &len))
+				done++;
+			usleep(100);
+		}
+		assert_int_equal(done, 128);
+		md_round(&b.md);
+		avail_event = (uint16_t *)((uint8_t *)drv_at(&b.drv, DRV_DEVICE) + 4 + 8 * 128);
+		assert_int_equal(*avail_event, 128);
+		board_free(&b);
+	}
+}
+
 /* A file that shrinks under the device: an error for the guest, and no more. */
 static void test_shrunk(void **state)
 {
@@ -454,6 +489,7 @@ int main(void)
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_layouts),
 		cmocka_unit_test(test_reset_under_way),
+		cmocka_unit_test(test_full_ring),
 		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_open),
 		cmocka_unit_test(test_config),
