@@ -99,6 +99,12 @@ static const struct cli_option options[] = {
 		"id=ID; limits: bw=SIZE/TIME, bw-burst=SIZE, ops=N/TIME,\n"
 		"ops-burst=N, where TIME is s (default), 100ms, ...",
 		field_set, CLI_OPT_REPEAT},
+	{"mem-device", "KEY=VALUE[,...]",
+		"memory that is plugged while the guest runs (virtio-mem):\n"
+		"max=SIZE, requested=SIZE (default 0), id=ID, block=SIZE (2M),\n"
+		"backing=anon|memfd|hugetlb-2m|hugetlb-1g, populate=none|full,\n"
+		"slots=auto|N, dynamic-memslots=on|off, node=N",
+		field_set, CLI_OPT_REPEAT},
 	{"discovery", "auto|acpi|cmdline",
 		"how the guest learns of virtio devices (default auto: ACPI,\n"
 		"unless kernel or command line are without it)",

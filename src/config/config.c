@@ -47,6 +47,8 @@ void vm_config_free(struct vm_config *config)
 	config_memory_free(&config->memory);
 	for (unsigned i = 0; i < config->disk_count; i++)
 		config_disk_free(&config->disks[i]);
+	for (unsigned i = 0; i < config->mem_count; i++)
+		config_mem_free(&config->mems[i]);
 	*config = (struct vm_config){0};
 }
 
@@ -347,6 +349,7 @@ static const struct {
 	{"initrd", initrd_add},
 	{"kernel", kernel_set},
 	{"legacy", legacy_set},
+	{"mem-device", config_mem_add},
 	{"memory", config_memory_set},
 	{"rng", rng_set},
 	{"serial", serial_set},
@@ -416,5 +419,7 @@ int vm_config_check(const struct vm_config *config, struct kv_err *err)
 		r = config_disks_fit(config, err);
 	if (!r)
 		r = named(config_limit_fits(&config->rng_limit, err), "rng", err);
+	if (!r)
+		r = config_mems_fit(config, err);
 	return r == -ERANGE ? -EINVAL : r;
 }

@@ -111,6 +111,32 @@ int config_limit_json(struct limit_rates *rates, struct json_t *object, struct k
 /* limit.c: the same the other way round; NULL when there are no limits. Owns: the caller's. */
 struct json_t *config_limit_pack(const struct limit_rates *rates);
 
+/*
+ * mem_device.c: add the memory device "KEY=VALUE[,KEY=VALUE...]". Its id is "mem" and a number
+ * unless it has one.
+ * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_mem_add(struct vm_config *config, const char *value, struct kv_err *err);
+
+/*
+ * mem_device.c: set one key of @mem, as it is called in --mem-device.
+ * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_mem_key(
+	struct vm_mem_device *mem, const char *key, const char *value, struct kv_err *err);
+
+/*
+ * mem_device.c: take @mem on, which is emptied.
+ * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_mem_take(struct vm_config *config, struct vm_mem_device *mem, struct kv_err *err);
+
+/* mem_device.c: check the memory devices. Returns 0; -EINVAL or -ERANGE with a sentence. */
+int config_mems_fit(const struct vm_config *config, struct kv_err *err);
+
+/* mem_device.c: free what @mem points to and set all defaults. */
+void config_mem_free(struct vm_mem_device *mem);
+
 /* Of a file; more is no configuration. */
 #define CONFIG_FILE_MAX_BYTES MIB
 

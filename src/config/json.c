@@ -467,6 +467,129 @@ static int own_disks_read(struct reader *rd, const struct field *field, json_t *
 	return disks_read(rd, own_keys, ARRAY_LEN(own_keys), value);
 }
 
+/* A member of a memory device's object; names have '_' where the option's keys have '-'. */
+static int mem_member(struct reader *rd, struct vm_mem_device *mem, const char *name, json_t *value)
+{
+	static const struct disk_key none = {0};
+	char buf[24], key[32];
+	const char *text;
+	int r = 0;
+
+	if (json_is_null(value))
+		return 0;
+	snprintf(key, sizeof(key), "%s", name);
+	for (char *c = key; *c; c++)
+		*c = *c == '_' ? '-' : *c;
+	text = disk_text(rd, &none, value, buf, &r);
+	if (!text)
+		return r;
+	r = config_mem_key(mem, key, text, rd->err);
+	return r < 0 && r != -ENOMEM ? located(rd, r == -ENOENT ? -EINVAL : r) : r;
+}
+
+static int mem_take(struct reader *rd, struct vm_mem_device *mem)
+{
+	int r = config_mem_take(rd->config, mem, rd->err);
+
+	return r < 0 && r != -ENOMEM ? located(rd, r) : r;
+}
+
+static int mem_object(struct reader *rd, json_t *value)
+{
+	struct vm_mem_device mem = {0};
+	const char *name;
+	json_t *member;
+	int r = 0;
+
+	if (!json_is_object(value))
+		return type_fail(rd, value, "an object");
+	config_mem_free(&mem);
+	json_object_foreach(value, name, member)
+	{
+		step_into(rd, value, name, 0);
+		r = mem_member(rd, &mem, name, member);
+		step_out(rd);
+		if (r < 0)
+			break;
+	}
+	if (!r)
+		r = mem_take(rd, &mem);
+	config_mem_free(&mem);
+	return r;
+}
+
+static int mems_read(struct reader *rd, const struct field *field, json_t *value)
+{
+	int r = 0;
+
+	if (!json_is_array(value))
+		return type_fail(rd, value, "an array of objects");
+	for (size_t i = 0; !r && i < json_array_size(value); i++) {
+		step_into(rd, value, NULL, i);
+		r = mem_object(rd, json_array_get(value, i));
+		step_out(rd);
+	}
+	return r;
+}
+
+/* A size in MiB of Firecracker's memory-hotplug. */
+static int hotplug_mib(struct reader *rd, json_t *section, const char *name, uint64_t *ret)
+{
+	json_t *value = json_object_get(section, name);
+	int r = 0;
+
+	if (!value || json_is_null(value))
+		return 0;
+	step_into(rd, section, name, 0);
+	if (!json_is_integer(value))
+		r = type_fail(rd, value, "an integer");
+	else if (json_integer_value(value) < 1 ||
+		 (uint64_t)json_integer_value(value) > CONFIG_MEMORY_MAX_BYTES / MIB)
+		r = fail(rd, -ERANGE, "it is out of range; give MiB, from 1 to 4095 TiB");
+	else
+		*ret = (uint64_t)json_integer_value(value) * MIB;
+	step_out(rd);
+	return r;
+}
+
+/* Firecracker's only memory device. Its memory slots are chosen as for any other. */
+static int hotplug_read(struct reader *rd, json_t *section)
+{
+	static const char *const names[] = {"total_size_mib", "block_size_mib", "slot_size_mib"};
+	struct vm_mem_device mem = {0};
+	uint64_t values[ARRAY_LEN(names)] = {0};
+	const char *name;
+	json_t *member;
+	int r = 0;
+
+	if (!json_is_object(section))
+		return type_fail(rd, section, "an object");
+	json_object_foreach(section, name, member)
+	{
+		unsigned i = 0;
+
+		while (i < ARRAY_LEN(names) && strcmp(names[i], name))
+			i++;
+		r = i < ARRAY_LEN(names)
+			    ? hotplug_mib(rd, section, name, &values[i])
+			    : fail(rd, -EINVAL,
+				      "unknown field %s; memory-hotplug has total_size_mib, "
+				      "block_size_mib, slot_size_mib",
+				      config_show(name).text);
+		if (r < 0)
+			return r;
+	}
+	config_mem_free(&mem);
+	r = config_mem_key(&mem, "id", "hotplug", rd->err);
+	mem.max_bytes = values[0];
+	mem.block_bytes = values[1];
+	if (!r)
+		r = values[0] ? mem_take(rd, &mem)
+			      : fail(rd, -EINVAL, "the field total_size_mib is missing");
+	config_mem_free(&mem);
+	return r;
+}
+
 static const struct field boot_source_fields[] = {
 	{"kernel_image_path", text_read, "kernel", true},
 	{"initrd_path", text_read, "initrd", false},
@@ -489,6 +612,7 @@ static const struct field entropy_fields[] = {
 static const struct field kvick_fields[] = {
 	{"initrds", texts_read, "initrd", false},
 	{"disks", own_disks_read, NULL, false},
+	{"mem_devices", mems_read, NULL, false},
 	{"image_map", text_read, "image-map", false},
 	{"boot_protocol", text_read, "boot-protocol", false},
 	{"symbols", text_read, "symbols", false},
@@ -511,7 +635,7 @@ static const struct section sections[] = {
 	{"vsock", NULL, 0, NULL},
 	{"balloon", NULL, 0, NULL},
 	{"pmem", NULL, 0, NULL},
-	{"memory-hotplug", NULL, 0, NULL},
+	{"memory-hotplug", NULL, 0, NULL, hotplug_read},
 	{"mmds-config", NULL, 0, NULL},
 	{"cpu-config", NULL, 0, NULL},
 	{"logger", NULL, 0, NULL},

@@ -119,6 +119,30 @@ static json_t *entropy_pack(const struct vm_config *config)
 	return json_pack("{s:o*}", "rate_limiter", config_limit_pack(&config->rng_limit));
 }
 
+/* The memory devices as kvick.mem_devices has them; never NULL while there is memory. */
+static json_t *mems_pack(const struct vm_config *config)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < config->mem_count; i++) {
+		const struct vm_mem_device *mem = &config->mems[i];
+		char max[24], requested[24], block[24];
+		json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:s}", "id", mem->id, "max",
+			size_format(mem->max_bytes, max, sizeof(max)), "requested",
+			size_format(mem->requested_bytes, requested, sizeof(requested)), "block",
+			size_format(mem->block_bytes, block, sizeof(block)), "dynamic_memslots",
+			mem->dynamic, "populate", mem->populate ? "full" : "none", "backing",
+			gmem_backing_name(mem->backing));
+
+		if (one && mem->slots)
+			json_object_set_new(one, "slots", json_integer(mem->slots));
+		if (one && mem->node >= 0)
+			json_object_set_new(one, "node", json_integer(mem->node));
+		json_array_append_new(list, one);
+	}
+	return list;
+}
+
 /* The reason why json_pack_ex() made nothing. */
 static int pack_error(const json_error_t *bad)
 {
@@ -148,13 +172,13 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 		return -EILSEQ;
 	}
 	/* json_pack_ex() takes over what is packed by "o", also when it fails. */
-	own = json_pack_ex(&bad, 0, "{s:o, s:o, s:s, s:s, s:s*, s:s, s:s, s:s, s:b, s:s, s:o*}",
-		"initrds", initrds, "disks", disks, "image_map",
-		config_image_maps[config->image_map], "boot_protocol",
-		config_protocols[config->protocol], "symbols", config->symbols, "serial", serial,
-		"legacy", config_legacies[config->legacy], "discovery",
+	own = json_pack_ex(&bad, 0,
+		"{s:o, s:o, s:s, s:s, s:s*, s:s, s:s, s:s, s:b, s:s, s:o, s:o*}", "initrds",
+		initrds, "disks", disks, "image_map", config_image_maps[config->image_map],
+		"boot_protocol", config_protocols[config->protocol], "symbols", config->symbols,
+		"serial", serial, "legacy", config_legacies[config->legacy], "discovery",
 		config_discoveries[config->discovery], "boot_timer", config->boot_timer, "id",
-		config->id, "memory", memory);
+		config->id, "mem_devices", mems_pack(config), "memory", memory);
 	if (!own)
 		return pack_error(&bad);
 	root = json_pack_ex(&bad, 0, "{s:{s:s, s:s*, s:s}, s:[], s:{s:i, s:o*}, s:o*, s:o}",

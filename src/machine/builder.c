@@ -78,6 +78,9 @@ static int vm_build(struct machine *m, struct kv_err *err)
 	r = kvm_vt_pages_set(m->vm, LAYOUT_TSS, LAYOUT_IDENTITY);
 	if (r < 0)
 		return err_set(err, r, "KVM_SET_TSS_ADDR failed: %s", err_text(r));
+	r = machine_mems_plan(m, err);
+	if (r < 0)
+		return r;
 	/* Slots before any interrupt controller: 0.1 ms instead of 7 (docs/performance.md). */
 	slots.ctx = m->vm;
 	r = gmem_listen(m->gm, &slots);
@@ -148,6 +151,8 @@ static int virtio_build(struct machine *m, struct kv_err *err)
 		r = machine_add_disk(m, &config->disks[i], err);
 	if (!r && config->rng)
 		r = machine_add_rng(m, err);
+	for (unsigned i = 0; !r && i < config->mem_count; i++)
+		r = machine_add_mem(m, i, err);
 	return r;
 }
 

@@ -16,15 +16,25 @@
 #include "x86/acpi.h"
 #include "x86/boot.h"
 
+struct vdev;
+struct vmem;
 struct vmmio;
 
 /* A virtio device, its transport and what frees it. */
 struct machine_virtio {
 	struct vmmio *mmio;
+	struct vdev *vd;
 	void *dev;
 	void (*destroy)(void *dev);
 	gpa_t gpa;
 	uint32_t gsi;
+};
+
+/* A memory device; its area is gmem's, the device one of the virtio devices. */
+struct machine_mem {
+	char *id;
+	struct gmem_hot *hot;
+	struct vmem *dev;
 };
 
 /* Shared by the files of machine/ alone. Members stand in the order of their creation. */
@@ -54,9 +64,11 @@ struct machine {
 	bool trace_ports_added; /* [c] */
 	unsigned virtio_count;	/* [c] */
 	struct machine_virtio virtio[ACPI_VIRTIO_MAX];
-	char *cmdline;		  /* [c] with devices appended; NULL: as given */
-	struct x86_memmap memmap; /* [c] */
-	gpa_t rsdp;		  /* [c] */
+	unsigned mem_count;			     /* [c] */
+	struct machine_mem mems[VM_MEM_DEVICES_MAX]; /* [c] */
+	char *cmdline;				     /* [c] with devices appended; NULL: as given */
+	struct x86_memmap memmap;		     /* [c] */
+	gpa_t rsdp;				     /* [c] */
 	struct boot_marks marks;
 	struct vcpu **vcpus;	  /* [c] cpu_count entries, NULL until created */
 	pthread_mutex_t end_lock; /* guards end while it is MACHINE_RUNNING; taken last */
@@ -117,6 +129,25 @@ int machine_add_rng(struct machine *m, struct kv_err *err);
  * Returns 0; -errno with a sentence that names it. Context: as machine_add_rng().
  */
 int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_err *err);
+
+/*
+ * virtio.c: put the device @dev, whose core is @vd, on the board.
+ * Returns 0; -errno. Owns: @dev, on success only. Context: as machine_add_rng().
+ */
+int machine_virtio_add(struct machine *m, struct vdev *vd, void *dev, void (*destroy)(void *dev));
+
+/*
+ * mem_device.c: find places and memory slots for the memory devices. Before gmem tells KVM of
+ * memory. Returns 0; -EINVAL (more than the CPU can address); -ENOSPC (too few slots); -errno;
+ * each with a sentence.
+ */
+int machine_mems_plan(struct machine *m, struct kv_err *err);
+
+/*
+ * mem_device.c: add memory device @index of the configuration.
+ * Returns 0; -errno with a sentence. Context: as machine_add_rng().
+ */
+int machine_add_mem(struct machine *m, unsigned index, struct kv_err *err);
 
 /* virtio.c: pins of the I/O APIC that the MP table must list. After the devices. */
 unsigned machine_irqs(const struct machine *m);

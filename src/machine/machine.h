@@ -100,6 +100,36 @@ const struct gmem_placed *machine_placed(const struct machine *m);
 /* Guest RAM, e.g. for a SIGBUS handler's gmem_overlay_name(). */
 const struct gmem *machine_gmem(const struct machine *m);
 
+/* A memory device (virtio-mem), as it is now. */
+struct machine_mem_info {
+	const char *id; /* of the machine's */
+	uint64_t max_bytes, block_bytes;
+	uint64_t requested_bytes; /* what the guest shall have plugged */
+	uint64_t plugged_bytes;	  /* what it has */
+	uint64_t host_bytes;	  /* of these, what is present on the host */
+	unsigned windows;	  /* memory slots there may be */
+	unsigned windows_mapped;  /* memory slots there are */
+	bool driver;		  /* the guest has one at work */
+	uint64_t refused;	  /* requests of the guest's that were not carried out */
+	uint64_t stall_max_ns;	  /* the longest that setting the slots of one request took */
+};
+
+/* How many memory devices there are. Context: any thread. */
+unsigned machine_mem_count(const struct machine *m);
+
+/*
+ * Tell of memory device @i, from 0. Takes time in proportion to what is plugged.
+ * Returns 0; -ENODEV. Context: the loop thread.
+ */
+int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
+
+/*
+ * Ask the guest to have @bytes of memory device @id plugged; it does so in its own time.
+ * Returns 0; -EINVAL (no multiple of the block, more than the device has); -ENODEV (no such id);
+ * -EAGAIN (the guest has no driver at work), each with a sentence. Context: the loop thread.
+ */
+int machine_mem_request(struct machine *m, const char *id, uint64_t bytes, struct kv_err *err);
+
 /* The serial port's host side, or NULL: for its name, and to restore the terminal. */
 struct chardev;
 struct chardev *machine_console(const struct machine *m);

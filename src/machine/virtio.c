@@ -18,7 +18,7 @@ _Static_assert(VMMIO_BYTES <= LAYOUT_VIRTIO_STRIDE, "each device has its own pag
 
 static unsigned devices_wanted(const struct vm_config *config)
 {
-	return config->disk_count + (config->rng ? 1 : 0);
+	return config->disk_count + (config->rng ? 1 : 0) + config->mem_count;
 }
 
 /* The line of device @index; with a PIC, the ACPI's own is left out. */
@@ -53,8 +53,7 @@ static void ioeventfd_add(void *ctx, gpa_t gpa, unsigned len, uint32_t index, in
 	kvm_ioeventfd(m->vm, gpa, len, index, fd, true);
 }
 
-/* Put the device @dev, whose core is @vd, on the board. Owns: @dev, on success only. */
-static int device_add(struct machine *m, struct vdev *vd, void *dev, void (*destroy)(void *dev))
+int machine_virtio_add(struct machine *m, struct vdev *vd, void *dev, void (*destroy)(void *dev))
 {
 	struct machine_virtio *slot = &m->virtio[m->virtio_count];
 	struct vmmio_params params = {
@@ -69,6 +68,7 @@ static int device_add(struct machine *m, struct vdev *vd, void *dev, void (*dest
 
 	if (r < 0)
 		return r;
+	slot->vd = vd;
 	slot->dev = dev;
 	slot->destroy = destroy;
 	slot->gpa = params.base;
@@ -94,7 +94,7 @@ int machine_add_rng(struct machine *m, struct kv_err *err)
 	int r = vrng_create(&rng, &params);
 
 	if (!r)
-		r = device_add(m, vrng_vdev(rng), rng, rng_free);
+		r = machine_virtio_add(m, vrng_vdev(rng), rng, rng_free);
 	if (!r)
 		return 0;
 	vrng_destroy(rng);
@@ -128,7 +128,7 @@ int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_er
 		vblk_file_close(&file);
 		return err_set(err, r, "disk %s: %s", disk->id, err_text(r));
 	}
-	r = device_add(m, vblk_vdev(blk), blk, disk_free);
+	r = machine_virtio_add(m, vblk_vdev(blk), blk, disk_free);
 	if (r < 0) {
 		vblk_destroy(blk);
 		return err_set(err, r, "disk %s: %s", disk->id, err_text(r));
@@ -144,6 +144,8 @@ void machine_virtio_free(struct machine *m)
 		vmmio_destroy(slot->mmio);
 		slot->destroy(slot->dev);
 	}
+	for (unsigned i = 0; i < m->mem_count; i++)
+		free(m->mems[i].id);
 	free(m->cmdline);
 }
 

@@ -71,6 +71,22 @@ struct vm_disk {
 	struct limit_rates limit;
 };
 
+#define VM_MEM_DEVICES_MAX 8
+#define VM_MEM_NODE_MAX	   255
+
+/* Memory that the guest plugs and unplugs while it runs (virtio-mem). */
+struct vm_mem_device {
+	char *id;		  /* as a disk's; unlike the other memory devices' */
+	uint64_t max_bytes;	  /* a multiple of 128 MiB and of the block */
+	uint64_t requested_bytes; /* what the guest shall plug at first; whole blocks */
+	uint64_t block_bytes;	  /* a power of two from the backing's page to 1 GiB */
+	unsigned slots;		  /* memory slots at most, up to 256; 0: a fair share of them */
+	bool dynamic;		  /* slots where memory is plugged; else one for all there may be */
+	bool populate;		  /* blocks become present when they are plugged */
+	enum gmem_backing_kind backing; /* neither GMEM_FILE nor GMEM_POOL */
+	int node; /* NUMA node of the guest (ACPI proximity domain), up to 255; -1: not told */
+};
+
 struct vm_config {
 	char *id;     /* 1..64 of [A-Za-z0-9_-], default "anonymous-instance" */
 	char *kernel; /* path, required */
@@ -88,6 +104,8 @@ struct vm_config {
 	struct limit_rates rng_limit;
 	unsigned disk_count;
 	struct vm_disk disks[VM_DISKS_MAX]; /* in the guest's order */
+	unsigned mem_count;
+	struct vm_mem_device mems[VM_MEM_DEVICES_MAX];
 	enum vm_discovery discovery;
 	enum vm_legacy legacy;
 	enum vm_serial_kind serial;

@@ -439,8 +439,8 @@ static const struct {
 		"c.json:1: kvick.memory: 4G contradicts machine-config.mem_size_mib, which says "
 		"128M"},
 	{"{\"kvick\": {\"\\u001b[2J\": 1}}", -EINVAL,
-		"c.json:1: kvick.?[2J: unknown field; kvick has initrds, disks, image_map, "
-		"boot_protocol, "
+		"c.json:1: kvick.?[2J: unknown field; kvick has initrds, disks, mem_devices, "
+		"image_map, boot_protocol, "
 		"symbols, serial, legacy, discovery, boot_timer, id, memory"},
 	{"{\"entropy\": []}", -EINVAL, "c.json:1: entropy: is an array; give an object"},
 	{"{\"entropy\": {\"rate\": 1}}", -EINVAL,
@@ -467,7 +467,7 @@ static void test_json_bad(void **state)
 static void test_json_sections(void **state)
 {
 	static const char *const names[] = {"network-interfaces", "vsock", "balloon", "pmem",
-		"memory-hotplug", "mmds-config", "cpu-config", "logger", "metrics"};
+		"mmds-config", "cpu-config", "logger", "metrics"};
 	static const struct {
 		const char *value;
 		int r;
