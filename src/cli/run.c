@@ -118,12 +118,18 @@ static void signal_ready(void *ctx, uint32_t events)
 {
 	struct run *run = ctx;
 	int signo = signal_take(run->signal_fd);
+	struct kv_err err = {0};
 
 	if (!signo)
 		return;
 	if (signo == SIGUSR1) {
 		if (run->opts.stats)
 			stats_write(run);
+		return;
+	}
+	if (signo == SIGUSR2) {
+		if (machine_disk_look(run->machine, NULL, &err) < 0)
+			log_msg(&run->log, LOG_LEVEL_WARN, "%s", err.text);
 		return;
 	}
 	if (!run->stopped_by)
@@ -144,6 +150,7 @@ static int signals_open(struct run *run, struct kv_err *err)
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGQUIT);
 	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	sigaction(SIGBUS, &bus, NULL);
 	run->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -2,6 +2,7 @@
 #include "cli/run_memory.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/signalfd.h>
@@ -51,6 +52,9 @@ bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 			(double)done_bytes / (double)ns);
 	}
 	if (read(memory->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return false;
+	/* Those two ask for something, and not for an end. */
+	if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2)
 		return false;
 	memory->stopped_by = (int)info.ssi_signo;
 	return true;

@@ -16,6 +16,7 @@
 #include "x86/acpi.h"
 #include "x86/boot.h"
 
+struct vblk;
 struct vdev;
 struct vmem;
 struct vmmio;
@@ -26,6 +27,8 @@ struct machine_virtio {
 	struct vdev *vd;
 	void *dev;
 	void (*destroy)(void *dev);
+	struct vblk *disk; /* @dev, if it is one */
+	char *id;	   /* of a disk */
 	gpa_t gpa;
 	uint32_t gsi;
 };

@@ -86,6 +86,14 @@ int machine_start(struct machine *m, struct kv_err *err);
 void machine_stop(struct machine *m);
 
 /*
+ * Look at the size of the disk @id (NULL: of all disks) again: the guest is told of one that grew,
+ * and the log tells of all that changed.
+ * Returns 0; -ENOENT (no such disk), -ERANGE (it shrank, which is not passed on) or -errno with a
+ * sentence. Context: the loop thread.
+ */
+int machine_disk_look(struct machine *m, const char *id, struct kv_err *err);
+
+/*
  * Stop the vCPU threads, flush the console, free everything in reverse order of creation. NULL is
  * allowed. Context: the loop thread, or when the loop does not run.
  */

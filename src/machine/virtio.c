@@ -118,6 +118,7 @@ int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_er
 		.limit = disk->limit,
 	};
 	struct vblk_file file;
+	struct machine_virtio *slot;
 	struct vblk *blk = NULL;
 	int r = vblk_file_open(&file, disk->path, disk->read_only, disk->direct, err);
 
@@ -133,7 +134,47 @@ int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_er
 		vblk_destroy(blk);
 		return err_set(err, r, "disk %s: %s", disk->id, err_text(r));
 	}
+	slot = &m->virtio[m->virtio_count - 1];
+	slot->disk = blk;
+	slot->id = strdup(disk->id);
+	return slot->id ? 0 : err_set(err, -ENOMEM, "disk %s: out of memory", disk->id);
+}
+
+static int disk_look(struct machine *m, const struct machine_virtio *slot, struct kv_err *err)
+{
+	uint64_t bytes = 0;
+	char size[24];
+	int r = vblk_resize(slot->disk, &bytes);
+
+	size_format(bytes, size, sizeof(size));
+	if (r == -ERANGE)
+		return err_set(
+			err, r, "disk %s shrank to %s; the guest's does not", slot->id, size);
+	if (r < 0)
+		return err_set(
+			err, r, "the size of disk %s cannot be found: %s", slot->id, err_text(r));
+	if (r > 0)
+		log_msg(m->p.log, LOG_LEVEL_INFO, "disk %s has now %s", slot->id, size);
 	return 0;
+}
+
+int machine_disk_look(struct machine *m, const char *id, struct kv_err *err)
+{
+	bool found = !id;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->virtio_count; i++) {
+		const struct machine_virtio *slot = &m->virtio[i];
+		int failed;
+
+		if (!slot->disk || (id && strcmp(slot->id, id)))
+			continue;
+		found = true;
+		failed = disk_look(m, slot, err);
+		if (failed < 0)
+			r = failed;
+	}
+	return found ? r : err_set(err, -ENOENT, "there is no disk %s", id);
 }
 
 void machine_virtio_free(struct machine *m)
@@ -143,6 +184,7 @@ void machine_virtio_free(struct machine *m)
 
 		vmmio_destroy(slot->mmio);
 		slot->destroy(slot->dev);
+		free(slot->id);
 	}
 	for (unsigned i = 0; i < m->mem_count; i++)
 		free(m->mems[i].id);

@@ -473,6 +473,26 @@ void vblk_destroy(struct vblk *blk)
 	free(blk);
 }
 
+int vblk_resize(struct vblk *blk, uint64_t *bytes)
+{
+	uint64_t sectors;
+	int r = vblk_file_size(blk->file.fd, bytes);
+
+	if (r < 0)
+		return r;
+	sectors = *bytes / VBLK_SECTOR_BYTES;
+	vdev_lock(blk->vd);
+	if (sectors > blk->config.capacity) {
+		blk->config.capacity = sectors;
+		vdev_config_changed(blk->vd);
+		r = 1;
+	} else if (sectors < blk->config.capacity) {
+		r = -ERANGE;
+	}
+	vdev_unlock(blk->vd);
+	return r;
+}
+
 struct vdev *vblk_vdev(struct vblk *blk)
 {
 	return blk->vd;

@@ -36,6 +36,11 @@ int vblk_file_open(
 	struct vblk_file *file, const char *path, bool read_only, bool direct, struct kv_err *err);
 void vblk_file_close(struct vblk_file *file);
 
+/*
+ * The size of the disk behind @fd. Returns 0; -errno of fstat(2) or ioctl(2); -EINVAL (no disk).
+ */
+int vblk_file_size(int fd, uint64_t *bytes);
+
 struct vblk_params {
 	const struct gmem *gm; /* borrowed, as loop and log */
 	struct loop *loop;
@@ -53,6 +58,14 @@ struct vblk_params {
  */
 int vblk_create(struct vblk **ret, const struct vblk_params *params, const struct vblk_file *file);
 void vblk_destroy(struct vblk *blk);
+
+/*
+ * Look at the size of the file again; *@bytes gets it. A driver is told of a disk that grew. One
+ * that shrank keeps its capacity: what is not there any more cannot be read or written.
+ * Returns 1 when it grew; 0 when it did not change; -ERANGE when it shrank; vblk_file_size()'s
+ * errors. Context: loop thread.
+ */
+int vblk_resize(struct vblk *blk, uint64_t *bytes);
 
 /* The device core, to be given to a transport. */
 struct vdev *vblk_vdev(struct vblk *blk);

@@ -22,7 +22,7 @@ static int direct_open(int fd, bool read_only)
 	return r < 0 ? -errno : r;
 }
 
-static int size_find(int fd, uint64_t *ret)
+int vblk_file_size(int fd, uint64_t *ret)
 {
 	struct stat st;
 
@@ -49,7 +49,7 @@ static int lock_take(int fd, bool read_only)
 static int file_check(
 	struct vblk_file *file, const char *path, bool read_only, bool direct, struct kv_err *err)
 {
-	int r = size_find(file->fd, &file->bytes);
+	int r = vblk_file_size(file->fd, &file->bytes);
 
 	if (r == -EINVAL)
 		return err_set(err, r, "%s is neither a file nor a block device", path);

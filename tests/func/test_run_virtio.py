@@ -3,6 +3,7 @@
 
 import json
 import re
+import signal
 
 import pytest
 from test_run_linux import boot, booted

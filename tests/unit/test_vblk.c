@@ -480,6 +480,36 @@ static void test_config(void **state)
 	board_free(&b);
 }
 
+/* The file grows: capacity, generation and interrupt. It shrinks: nothing of that. */
+static void test_resize(void **state)
+{
+	struct how how = {.features = F_FLUSH};
+	uint64_t capacity = 0, bytes = 0;
+	struct board b;
+	uint32_t generation;
+
+	board_make(&b, &how);
+	generation = md_get(&b.md, MD_GENERATION);
+	assert_int_equal(vblk_resize(b.blk, &bytes), 0);
+	assert_int_equal(bytes, DISK_BYTES);
+	assert_int_equal(md_get(&b.md, MD_GENERATION), generation);
+	assert_int_equal(request(&b, T_OUT, SECTORS, 512, 0), 1);
+	assert_int_equal(truncate(b.path, DISK_BYTES + 1024 + 511), 0);
+	assert_int_equal(vblk_resize(b.blk, &bytes), 1);
+	assert_int_equal(bytes, DISK_BYTES + 1024 + 511);
+	assert_int_not_equal(md_get(&b.md, MD_GENERATION), generation);
+	assert_int_equal(md_get(&b.md, MD_INTERRUPT_STATUS) & 2, 2);
+	bus_mmio_read(b.md.bus, MD_BASE + MD_CONFIG, (uint8_t *)&capacity, 8);
+	assert_int_equal(capacity, SECTORS + 2);
+	assert_int_equal(request(&b, T_OUT, SECTORS + 1, 512, 0), 0);
+	assert_int_equal(request(&b, T_OUT, SECTORS + 2, 512, 0), 1);
+	assert_int_equal(truncate(b.path, 512), 0);
+	assert_int_equal(vblk_resize(b.blk, &bytes), -ERANGE);
+	bus_mmio_read(b.md.bus, MD_BASE + MD_CONFIG, (uint8_t *)&capacity, 8);
+	assert_int_equal(capacity, SECTORS + 2);
+	board_free(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -493,6 +523,7 @@ int main(void)
 		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_open),
 		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_resize),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
