@@ -13,6 +13,8 @@ static const struct cli_verb verbs[] = {
 	{"pool", bench_pool, "leases of zeroed memory, and how fast it is zero again"},
 	{"populate", bench_populate,
 		"how fast guest memory becomes present, beside the bare kernel"},
+	{"memslots", bench_memslots,
+		"memory devices: KVM's book-keeping, plugging, stalls, starts"},
 	{"report", bench_report, "run them and write one page"},
 	{"compare", bench_compare, "what changed between two reports"},
 };

@@ -11,5 +11,6 @@ int bench_boot(int argc, char **argv);
 int bench_compare(int argc, char **argv);
 int bench_footprint(int argc, char **argv);
 int bench_halt(int argc, char **argv);
+int bench_memslots(int argc, char **argv);
 
 #endif

@@ -38,6 +38,15 @@ struct gmem_hot {
 	_Atomic uint64_t bits[];	    /* [a] a bit for each block, set: plugged */
 };
 
+uint64_t gmem_hot_window(uint64_t bytes, uint64_t block_bytes, uint64_t windows)
+{
+	uint64_t window = block_bytes > GIB ? block_bytes : GIB;
+
+	while ((bytes + window - 1) / window > windows)
+		window *= 2;
+	return window;
+}
+
 static uint64_t now_ns(void)
 {
 	struct timespec ts;

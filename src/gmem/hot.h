@@ -24,6 +24,12 @@ struct gmem_hot;
 #define GMEM_WINDOWS_MAX    256 /* over all areas */
 #define GMEM_HOT_BLOCKS_MAX (1ULL << 24)
 
+/*
+ * The smallest window, in bytes, with which an area of @bytes in blocks of @block_bytes has at most
+ * @windows (1 and up) of them: a power of two, not less than the block and 1 GiB.
+ */
+uint64_t gmem_hot_window(uint64_t bytes, uint64_t block_bytes, uint64_t windows);
+
 struct gmem_hot_params {
 	gpa_t gpa;	      /* a multiple of block and page */
 	uint64_t bytes;	      /* a multiple of the block, at most GMEM_HOT_BLOCKS_MAX of them */
