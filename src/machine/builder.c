@@ -196,6 +196,7 @@ static int tables_write(struct machine *m, struct x86_boot *boot, struct kv_err 
 	const char *cmdline;
 	int r = machine_announce(m, &acpi, err);
 
+	machine_mems_tell(m, &acpi);
 	if (!r)
 		r = acpi_write(m->gm, &acpi, &m->rsdp, err);
 	if (!r)

@@ -152,6 +152,9 @@ int machine_mems_plan(struct machine *m, struct kv_err *err);
  */
 int machine_add_mem(struct machine *m, unsigned index, struct kv_err *err);
 
+/* mem_device.c: tell @acpi of NUMA nodes, if a memory device has one. */
+void machine_mems_tell(struct machine *m, struct acpi_config *acpi);
+
 /* virtio.c: pins of the I/O APIC that the MP table must list. After the devices. */
 unsigned machine_irqs(const struct machine *m);
 

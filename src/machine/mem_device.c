@@ -12,9 +12,6 @@
 /* Linux's largest memory blocks: what it adds starts on a multiple of its own. */
 #define PLACE_ALIGN (2 * GIB)
 
-/* No window is smaller, unless the device is. */
-#define WINDOW_MIN GIB
-
 /* Memory slots that all memory devices together may have. */
 static unsigned slots_offered(const struct machine *m)
 {
@@ -32,16 +29,6 @@ static uint64_t windows_of(uint64_t bytes, uint64_t window)
 	return (bytes + window - 1) / window;
 }
 
-/* The smallest window with which @mem has at most @slots of them. */
-static uint64_t window_choose(const struct vm_mem_device *mem, uint64_t slots)
-{
-	uint64_t window = mem->block_bytes > WINDOW_MIN ? mem->block_bytes : WINDOW_MIN;
-
-	while (windows_of(mem->max_bytes, window) > slots)
-		window *= 2;
-	return window;
-}
-
 /*
  * Share out the memory slots: to those that name a number at most so many, to the others windows
  * of one size. Returns false when there are too few.
@@ -49,7 +36,7 @@ static uint64_t window_choose(const struct vm_mem_device *mem, uint64_t slots)
 static bool windows_plan(
 	const struct vm_config *config, unsigned slots, uint64_t windows[VM_MEM_DEVICES_MAX])
 {
-	uint64_t shared = WINDOW_MIN, sum;
+	uint64_t shared = GIB, sum;
 
 	for (;;) {
 		sum = 0;
@@ -59,7 +46,8 @@ static bool windows_plan(
 			if (!mem->dynamic)
 				windows[i] = mem->max_bytes;
 			else if (mem->slots)
-				windows[i] = window_choose(mem, mem->slots);
+				windows[i] = gmem_hot_window(
+					mem->max_bytes, mem->block_bytes, mem->slots);
 			else
 				windows[i] = shared > mem->block_bytes ? shared : mem->block_bytes;
 			sum += windows_of(mem->max_bytes, windows[i]);
@@ -185,6 +173,34 @@ int machine_add_mem(struct machine *m, unsigned index, struct kv_err *err)
 	}
 	mem->dev = dev;
 	return 0;
+}
+
+static void memory_tell(struct acpi_config *acpi, gpa_t gpa, uint64_t bytes, int node, bool hot)
+{
+	acpi->memory[acpi->memory_count++] = (struct acpi_memory){gpa, bytes, (uint32_t)node, hot};
+}
+
+_Static_assert(VM_MEM_DEVICES_MAX + 2 <= ACPI_MEMORY_MAX, "RAM has two parts at most");
+
+void machine_mems_tell(struct machine *m, struct acpi_config *acpi)
+{
+	const struct vm_config *config = m->p.config;
+	uint64_t bytes = config->memory_bytes;
+	struct gmem_hot_info info;
+	bool told = false;
+
+	for (unsigned i = 0; i < config->mem_count; i++)
+		told |= config->mems[i].node >= 0;
+	if (!told)
+		return;
+	memory_tell(acpi, 0, bytes < LAYOUT_HOLE ? bytes : LAYOUT_HOLE, 0, false);
+	if (bytes > LAYOUT_HOLE)
+		memory_tell(acpi, LAYOUT_HOLE_END, bytes - LAYOUT_HOLE, 0, false);
+	for (unsigned i = 0; i < m->mem_count; i++) {
+		gmem_hot_info(m->mems[i].hot, &info);
+		if (config->mems[i].node >= 0)
+			memory_tell(acpi, info.gpa, info.bytes, config->mems[i].node, true);
+	}
 }
 
 unsigned machine_mem_count(const struct machine *m)

@@ -151,6 +151,38 @@ static void madt_fill(struct acpi_madt *madt, const struct acpi_config *config)
 	header_fill(&madt->header, "APIC", 5, madt_bytes(config->cpus));
 }
 
+static uint64_t srat_bytes(const struct acpi_config *config)
+{
+	return sizeof(struct acpi_srat) + config->cpus * sizeof(struct acpi_srat_lapic) +
+	       config->memory_count * sizeof(struct acpi_srat_memory);
+}
+
+static void srat_fill(struct acpi_srat *srat, const struct acpi_config *config)
+{
+	struct acpi_srat_lapic *lapic = (struct acpi_srat_lapic *)(srat + 1);
+	struct acpi_srat_memory *memory;
+
+	srat->one = 1;
+	for (unsigned i = 0; i < config->cpus; i++, lapic++)
+		*lapic = (struct acpi_srat_lapic){
+			.type = SRAT_LAPIC,
+			.length = sizeof(*lapic),
+			.apic_id = (uint8_t)i,
+			.flags = 1,
+		};
+	memory = (struct acpi_srat_memory *)lapic;
+	for (unsigned i = 0; i < config->memory_count; i++)
+		memory[i] = (struct acpi_srat_memory){
+			.type = SRAT_MEMORY,
+			.length = sizeof(*memory),
+			.node = config->memory[i].node,
+			.gpa = config->memory[i].gpa,
+			.bytes = config->memory[i].bytes,
+			.flags = SRAT_ENABLED | (config->memory[i].hot ? SRAT_HOT_PLUGGABLE : 0),
+		};
+	header_fill(&srat->header, "SRAT", 3, srat_bytes(config));
+}
+
 /* §8.4: each CPU of the MADT is also an object of the namespace, with the same _UID. */
 static void dsdt_cpus(struct aml *aml, unsigned cpus)
 {
@@ -235,14 +267,17 @@ int acpi_write(
 	struct area area = {
 		.gpa = align_up(
 			LAYOUT_MP_CONFIG + mptable_bytes(config->cpus, config->irqs), RSDP_ALIGN)};
-	gpa_t rsdp_gpa, xsdt_gpa, fadt_gpa, madt_gpa, dsdt_gpa, facs_gpa = 0;
+	gpa_t rsdp_gpa, xsdt_gpa, fadt_gpa, madt_gpa, dsdt_gpa, srat_gpa = 0, facs_gpa = 0;
+	uint64_t xsdt_bytes;
 	struct acpi_facs *facs;
 	struct acpi_rsdp *rsdp;
 	struct acpi_xsdt *xsdt;
 	struct acpi_fadt *fadt;
 	struct acpi_madt *madt;
+	struct acpi_srat *srat = NULL;
 
-	if (!config->cpus || config->cpus > CPUS_MAX || config->virtio_count > ACPI_VIRTIO_MAX)
+	if (!config->cpus || config->cpus > CPUS_MAX || config->virtio_count > ACPI_VIRTIO_MAX ||
+		config->memory_count > ACPI_MEMORY_MAX)
 		return err_set(err, -E2BIG,
 			"ACPI: %u CPUs and %u virtio devices; 1 to %d and at "
 			"most %d are allowed",
@@ -254,9 +289,12 @@ int acpi_write(
 			"guest memory: the ACPI tables need the first %llu bytes to be RAM",
 			LAYOUT_BIOS_END);
 	rsdp = area_take(&area, sizeof(*rsdp), RSDP_ALIGN, &rsdp_gpa);
-	xsdt = area_take(&area, sizeof(*xsdt), 4, &xsdt_gpa);
+	xsdt_bytes = sizeof(*xsdt) - (config->memory_count ? 0 : sizeof(xsdt->tables[2]));
+	xsdt = area_take(&area, xsdt_bytes, 4, &xsdt_gpa);
 	fadt = area_take(&area, sizeof(*fadt), 4, &fadt_gpa);
 	madt = area_take(&area, madt_bytes(config->cpus), 4, &madt_gpa);
+	if (config->memory_count)
+		srat = area_take(&area, srat_bytes(config), 4, &srat_gpa);
 	if (config->legacy_irqchip) {
 		facs = area_take(&area, sizeof(*facs), FACS_ALIGN, &facs_gpa);
 		memcpy(facs->signature, "FACS", sizeof(facs->signature));
@@ -270,7 +308,11 @@ int acpi_write(
 	madt_fill(madt, config);
 	xsdt->tables[0] = fadt_gpa;
 	xsdt->tables[1] = madt_gpa;
-	header_fill(&xsdt->header, "XSDT", 1, sizeof(*xsdt));
+	if (srat) {
+		srat_fill(srat, config);
+		xsdt->tables[2] = srat_gpa;
+	}
+	header_fill(&xsdt->header, "XSDT", 1, xsdt_bytes);
 	rsdp_fill(rsdp, xsdt_gpa);
 	*ret_rsdp = rsdp_gpa;
 	return 0;

@@ -10,8 +10,8 @@
 
 /*
  * ACPI 6.5 tables for the machine: RSDP, XSDT, FADT (hardware-reduced: sleep and reset registers in
- * port space, no PM timer, no SCI), MADT (local APICs, one I/O APIC), DSDT (\_S5, CPUs, serial
- * port, virtio-mmio devices).
+ * port space, no PM timer, no SCI), MADT (local APICs, one I/O APIC), where nodes are told SRAT
+ * (all CPUs in node 0), DSDT (\_S5, CPUs, serial port, virtio-mmio devices).
  *
  * A hardware-reduced FADT makes Linux use neither PIC nor PIT, whether they exist or not
  * (acpi_generic_reduced_hw_init). So with a legacy irqchip the FADT is a full one, with PM1
@@ -27,6 +27,16 @@ struct acpi_virtio {
 
 #define ACPI_VIRTIO_MAX 32
 
+/* Memory that belongs to a NUMA node of the guest's. */
+struct acpi_memory {
+	gpa_t gpa;
+	uint64_t bytes;
+	uint32_t node;
+	bool hot; /* it comes and goes; else it is RAM from the start */
+};
+
+#define ACPI_MEMORY_MAX 10
+
 struct acpi_config {
 	unsigned cpus;	     /* 1..254 */
 	unsigned irqs;	     /* listed in the MP table, which the tables follow */
@@ -34,6 +44,8 @@ struct acpi_config {
 	bool legacy_irqchip; /* PICs and PIT exist: MADT PCAT_COMPAT, FADT not hardware-reduced */
 	unsigned virtio_count;
 	struct acpi_virtio virtio[ACPI_VIRTIO_MAX];
+	unsigned memory_count; /* 0: no NUMA nodes are told */
+	struct acpi_memory memory[ACPI_MEMORY_MAX];
 };
 
 /*

@@ -49,9 +49,9 @@ _Static_assert(sizeof(struct acpi_header) == 36, "ACPI 6.5 table 5.4");
 /* §5.2.8 Extended System Description Table. */
 struct acpi_xsdt {
 	struct acpi_header header;
-	uint64_t tables[2]; /* FADT, MADT */
+	uint64_t tables[3]; /* FADT, MADT, and SRAT if there is one */
 } __attribute__((packed));
-_Static_assert(sizeof(struct acpi_xsdt) == 52, "ACPI 6.5 table 5.8");
+_Static_assert(sizeof(struct acpi_xsdt) == 60, "ACPI 6.5 table 5.8");
 
 /* §5.2.9 Fixed ACPI Description Table. */
 struct acpi_fadt {
@@ -176,5 +176,44 @@ struct acpi_madt_ioapic {
 _Static_assert(sizeof(struct acpi_madt_ioapic) == 12, "ACPI 6.5 table 5.23");
 
 enum { MADT_LAPIC = 0, MADT_IOAPIC = 1 };
+
+/* §5.2.16 System Resource Affinity Table; affinity structures follow. */
+struct acpi_srat {
+	struct acpi_header header;
+	uint32_t one;
+	uint64_t reserved;
+} __attribute__((packed));
+_Static_assert(sizeof(struct acpi_srat) == 48, "ACPI 6.5 table 5.60");
+
+/* §5.2.16.1 Processor local APIC affinity. */
+struct acpi_srat_lapic {
+	uint8_t type;
+	uint8_t length;
+	uint8_t node_low;
+	uint8_t apic_id;
+	uint32_t flags; /* 1: enabled */
+	uint8_t sapic_eid;
+	uint8_t node_high[3];
+	uint32_t clock;
+} __attribute__((packed));
+_Static_assert(sizeof(struct acpi_srat_lapic) == 16, "ACPI 6.5 table 5.61");
+
+/* §5.2.16.2 Memory affinity. */
+struct acpi_srat_memory {
+	uint8_t type;
+	uint8_t length;
+	uint32_t node;
+	uint16_t reserved;
+	uint64_t gpa;
+	uint64_t bytes;
+	uint32_t reserved2;
+	uint32_t flags;
+	uint64_t reserved3;
+} __attribute__((packed));
+_Static_assert(sizeof(struct acpi_srat_memory) == 40, "ACPI 6.5 table 5.62");
+#define SRAT_ENABLED	   (1U << 0)
+#define SRAT_HOT_PLUGGABLE (1U << 1)
+
+enum { SRAT_LAPIC = 0, SRAT_MEMORY = 1 };
 
 #endif

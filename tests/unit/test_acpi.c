@@ -93,7 +93,7 @@ static struct gmem *tables_make(const struct acpi_config *config, struct tables 
 	assert_int_equal(sum(t->rsdp, 20), 0);
 	assert_int_equal(sum(t->rsdp, 36), 0);
 	t->xsdt = table_at(gm, get(t->rsdp + 24, 8), "XSDT");
-	assert_int_equal(table_bytes(t->xsdt), 36 + 2 * 8);
+	assert_int_equal(table_bytes(t->xsdt), 36 + (config->memory_count ? 3 : 2) * 8);
 	t->fadt = table_at(gm, get(t->xsdt + 36, 8), "FACP");
 	t->madt = table_at(gm, get(t->xsdt + 44, 8), "APIC");
 	t->dsdt = table_at(gm, get(t->fadt + 140, 8), "DSDT");
@@ -104,6 +104,37 @@ static struct gmem *tables_make(const struct acpi_config *config, struct tables 
 			mptable_bytes(config->cpus, config->irqs)),
 		0);
 	return gm;
+}
+
+/* Nodes of CPUs and memory, as Linux reads them (ACPI 6.5 §5.2.16). */
+static void test_nodes(void **state)
+{
+	static const struct acpi_config config = {
+		.cpus = 3,
+		.irqs = 24,
+		.memory_count = 2,
+		.memory = {{0, 512 * MIB, 0, false}, {8 * GIB, TIB, 5, true}},
+	};
+	struct tables t;
+	struct gmem *gm = tables_make(&config, &t);
+	const uint8_t *srat = table_at(gm, get(t.xsdt + 52, 8), "SRAT"), *at = srat + 48;
+
+	assert_int_equal(table_bytes(srat), 48 + 3 * 16 + 2 * 40);
+	assert_int_equal(get(srat + 36, 4), 1);
+	for (unsigned i = 0; i < 3; i++, at += 16) {
+		assert_int_equal(get(at, 2), 0x1000);
+		assert_int_equal(at[2], 0);
+		assert_int_equal(at[3], i);
+		assert_int_equal(get(at + 4, 4), 1);
+	}
+	for (unsigned i = 0; i < 2; i++, at += 40) {
+		assert_int_equal(get(at, 2), 0x2801);
+		assert_int_equal(get(at + 2, 4), config.memory[i].node);
+		assert_int_equal(get(at + 8, 8), config.memory[i].gpa);
+		assert_int_equal(get(at + 16, 8), config.memory[i].bytes);
+		assert_int_equal(get(at + 28, 4), config.memory[i].hot ? 3 : 1);
+	}
+	gmem_destroy(gm);
 }
 
 static void check_madt(const struct tables *t, unsigned cpus, uint32_t flags)
@@ -382,6 +413,7 @@ static void test_iasl(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_nodes),
 		cmocka_unit_test(test_reduced),
 		cmocka_unit_test(test_legacy),
 		cmocka_unit_test(test_dsdt_bytes),
