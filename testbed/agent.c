@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <linux/random.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -337,6 +338,15 @@ static int run_parse(struct run_request *r, unsigned char *p, uint32_t len)
 	return 0;
 }
 
+static int last_cpu_only(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((size_t)sysconf(_SC_NPROCESSORS_ONLN) - 1, &set);
+	return sched_setaffinity(0, sizeof(set), &set);
+}
+
 __attribute__((noreturn)) static void child(
 	const struct job *j, const struct run_request *r, int in, int out, int err)
 {
@@ -357,6 +367,9 @@ __attribute__((noreturn)) static void child(
 		errno = -rc;
 		goto fail;
 	}
+	what = "take its CPU";
+	if (!r->head.spread && last_cpu_only())
+		goto fail;
 	what = "set its user";
 	if (setgroups(r->head.ngroups, r->groups) || setgid(r->head.gid) || setuid(r->head.uid))
 		goto fail;

@@ -69,8 +69,9 @@ struct run_head {
 	uint32_t ngroups;
 	uint32_t argc;
 	uint32_t envc;
+	uint32_t spread; /* 0: on the last of the host's CPUs only */
 };
-_Static_assert(sizeof(struct run_head) == 20, "wire format");
+_Static_assert(sizeof(struct run_head) == 24, "wire format");
 
 struct exit_report {
 	uint32_t wait_status;

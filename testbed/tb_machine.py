@@ -259,9 +259,9 @@ class Config:
         initrd = tb_parts.base(kernel)
         self.append = " ".join(filter(None, (APPEND, hugepage_append(hugepages), append)))
         self.args = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        # One emulating thread for all CPUs: with one each, nested guests now and then read wrong
-        # page tables (a spurious triple fault), and even the host's own memory was damaged.
-        self.args += ["-machine", "q35", "-accel", "tcg,thread=single"]
+        # README.md (Pitfalls) says what goes wrong with the other choice of each.
+        threads = "multi" if self.qemu.version >= SAVED_QEMU else "single"
+        self.args += ["-machine", "q35", "-accel", f"tcg,thread={threads}"]
         # The emulator runs `rep movsb` byte by byte: without these two L1 copies in words.
         self.args += ["-cpu", "max,phys-bits=48,-erms,-fsrm"]
         self.args += ["-smp", str(cpus), "-m", f"{memory_mib}M"]

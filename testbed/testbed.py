@@ -418,9 +418,10 @@ class Testbed:
         """What the emulated host's kernel has said."""
         return self.machine.console()
 
-    def spawn(self, argv, user="root", env=None, cwd=HOME, on_output=None):
+    def spawn(self, argv, user="root", env=None, cwd=HOME, spread=False, on_output=None):
         """Starts a command in the background and returns its Job. `user` is root or tester. `env`
-        adds to a small standard environment. on_output(stream, data), if given, gets the output
+        adds to a small standard environment. It runs on the host's last CPU; on all with `spread`,
+        which is for commands without Linux guests (README.md, Pitfalls). on_output(stream, data), if given, gets the output
         as it comes, on another thread, instead of the Job."""
         uid, gid, groups, home = tb_parts.USERS[user]
         variables = {
@@ -437,7 +438,7 @@ class Testbed:
         strings += [f"{k}={v}".encode() for k, v in variables.items()]
         if not argv or any(b"\0" in s for s in strings):
             raise TestbedError(f"{argv} is no command")
-        payload = struct.pack("<5I", uid, gid, len(groups), len(argv), len(variables))
+        payload = struct.pack("<6I", uid, gid, len(groups), len(argv), len(variables), int(spread))
         payload += struct.pack(f"<{len(groups)}I", *groups)
         payload += b"".join(s + b"\0" for s in strings)
         link = self.link

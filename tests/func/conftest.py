@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from _pytest.runner import runtestprotocol
 from places import Emulated, Here
 from vm import Vm
 
@@ -24,41 +23,6 @@ import testbed as emulated  # noqa: E402
 TESTBED_CPUS = 2
 TESTBED_MIB = 2048
 LARGE_MIB = 6144
-
-
-# QEMU's threads got nested guests wrong once in some hundred boots, which ended in a triple fault;
-# it runs in one thread since (testbed/README.md). Should a test meet one again, it is repeated once,
-# and the summary names it; more of them in one run than this are failures.
-FAULTS_MAX = 2
-FAULT = "the guest crashed: triple fault"
-FAULTS = pytest.StashKey()
-
-
-def pytest_configure(config):
-    config.stash[FAULTS] = []
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item, nextitem):
-    faults = item.config.stash[FAULTS]
-    if item.get_closest_marker("testbed") is None:
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    died = any(r.failed and FAULT in str(r.longrepr) for r in reports)
-    if died and len(faults) < FAULTS_MAX:
-        faults.append(item.nodeid)
-        item._initrequest()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    for test in config.stash[FAULTS]:
-        terminalreporter.write_line(f"repeated after a triple fault in the emulated host: {test}")
 
 
 def pytest_addoption(parser):

@@ -76,6 +76,12 @@ def test_no_module_failed(tb):
     assert "did not load" not in tb.console()
 
 
+def test_commands_run_on_one_cpu(tb):
+    allowed = ["grep", "Cpus_allowed_list", "/proc/self/status"]
+    assert tb.run(allowed).stdout.split()[1] == b"1"
+    assert tb.run(allowed, spread=True).stdout.split()[1] == b"0-1"
+
+
 def test_users(tb):
     assert tb.run(["id", "-u"]).stdout == b"0\n"
     done = tb.run(["sh", "-c", "id -un; id -Gn; exec 3<>/dev/kvm && echo kvm"], user="tester")
