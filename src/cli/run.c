@@ -215,6 +215,11 @@ static int counters_make(struct run *run)
 	return r;
 }
 
+static void run_memory_over(void *ctx, const struct gmem *gm)
+{
+	run_memory_tell(&((struct run *)ctx)->memory, gm);
+}
+
 static int run_start(struct run *run, struct kv_err *err)
 {
 	struct gmem_watch watch = {run_memory_tick, &run->memory};
@@ -226,13 +231,18 @@ static int run_start(struct run *run, struct kv_err *err)
 		.log = &run->log,
 		.ended = run_ended,
 		.booted = run_booted,
+		.memory_over = run_memory_over,
 		.ctx = run,
 	};
+	const struct kvm_cpuid2 *cpuid;
 	int r = counters_make(run);
 
 	if (r < 0)
 		return err_set(err, r, "counters: %s", err_text(r));
-	r = run_memory_lease(&run->memory, &run->opts.config, err);
+	/* The slowest of what needs no memory, while the pool answers; kept until it is needed. */
+	if (run->memory.lease)
+		kvm_cpuid_supported(run->kvm, &cpuid);
+	r = run_memory_take(&run->memory, err);
 	if (r < 0)
 		return r;
 	r = loop_create(&run->loop);
@@ -315,8 +325,10 @@ static void run_free(struct run *run)
 static int run_vm(struct run *run)
 {
 	struct kv_err err = {0};
-	int r = images_open(run, &err);
+	int r = run_memory_ask(&run->memory, &run->opts.config, &err);
 
+	if (!r)
+		r = images_open(run, &err);
 	if (r < 0) {
 		cli_error("run", "%s", err.text);
 		return CLI_EXIT_START;

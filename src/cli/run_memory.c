@@ -14,16 +14,27 @@
 #define SHOW_AFTER_NS 500000000
 #define SHOW_EVERY_NS 100000000
 
-int run_memory_lease(struct run_memory *memory, const struct vm_config *config, struct kv_err *err)
+int run_memory_ask(struct run_memory *memory, const struct vm_config *config, struct kv_err *err)
 {
 	const struct vm_memory *wanted = &config->memory;
-	const struct pool_chunk *chunks;
-	unsigned count;
 	int r;
 
 	if (wanted->backing != GMEM_POOL)
 		return 0;
-	r = pool_lease(&memory->lease, wanted->path, config->memory_bytes, wanted->wait, err);
+	r = pool_ask(&memory->lease, wanted->path, config->memory_bytes,
+		wanted->wait ? POOL_WAIT : 0, err);
+	return r < 0 ? err_prefix(err, r, "memory: backing=pool") : 0;
+}
+
+int run_memory_take(struct run_memory *memory, struct kv_err *err)
+{
+	const struct pool_chunk *chunks;
+	unsigned count;
+	int r;
+
+	if (!memory->lease)
+		return 0;
+	r = pool_take(memory->lease, err);
 	if (r < 0)
 		return err_prefix(err, r, "memory: backing=pool");
 	chunks = pool_chunks(memory->lease, &count);
@@ -66,9 +77,58 @@ void run_memory_hide(const struct run_memory *memory)
 		dprintf(STDERR_FILENO, "\r\033[K");
 }
 
+/* Ranges on their way to the pool, all of one chunk. */
+struct report {
+	struct run_memory *memory;
+	unsigned index, count;
+	struct pool_span spans[POOL_SPANS_MAX];
+};
+
+static int report_send(struct report *report)
+{
+	int r = report->count ? pool_wrote(report->memory->lease, report->index, report->spans,
+					report->count)
+			      : 0;
+
+	report->count = 0;
+	return r;
+}
+
+/* For gmem_touched(): part of the lease, cut at the ends of chunks. */
+static int range_report(void *ctx, uint64_t offset, uint64_t bytes)
+{
+	struct report *report = ctx;
+	uint64_t chunk = report->memory->chunks[0].bytes;
+	int r = 0;
+
+	for (uint64_t len; !r && bytes; offset += len, bytes -= len) {
+		uint64_t at = offset % chunk;
+		unsigned index = (unsigned)(offset / chunk);
+
+		len = bytes < chunk - at ? bytes : chunk - at;
+		if (index != report->index || report->count == POOL_SPANS_MAX)
+			r = report_send(report);
+		report->index = index;
+		report->spans[report->count++] = (struct pool_span){
+			(uint32_t)(at / PAGE_BYTES), (uint32_t)(len / PAGE_BYTES)};
+	}
+	return r;
+}
+
+void run_memory_tell(struct run_memory *memory, const struct gmem *gm)
+{
+	struct report report = {.memory = memory};
+
+	memory->told =
+		memory->chunks && !gmem_touched(gm, range_report, &report) && !report_send(&report);
+}
+
 void run_memory_free(struct run_memory *memory)
 {
-	pool_lease_end(memory->lease);
+	if (memory->told)
+		pool_lease_report(memory->lease);
+	else
+		pool_lease_end(memory->lease);
 	free(memory->chunks);
 	memory->lease = NULL;
 	memory->chunks = NULL;

@@ -14,6 +14,7 @@ struct run_memory {
 	struct pool_lease *lease;  /* NULL without backing=pool */
 	struct gmem_chunk *chunks; /* of the lease */
 	unsigned chunk_count;
+	bool told;	   /* the pool knows all that was written */
 	int signal_fd;	   /* borrowed: a signalfd that nobody else reads meanwhile; -1: none */
 	int stopped_by;	   /* the signal that stopped the population, or 0 */
 	uint64_t begun_ns; /* when the memory began to be populated, 0: not yet */
@@ -21,10 +22,16 @@ struct run_memory {
 };
 
 /*
- * Take the lease that @config asks for, if it does. May wait; signals must still end the process.
- * Returns 0; errors of pool_lease(). Owns: run_memory_free().
+ * Ask for the lease that @config wants, if it does; the pool makes it ready meanwhile.
+ * Returns 0; errors of pool_ask(). Owns: run_memory_free().
  */
-int run_memory_lease(struct run_memory *memory, const struct vm_config *config, struct kv_err *err);
+int run_memory_ask(struct run_memory *memory, const struct vm_config *config, struct kv_err *err);
+
+/*
+ * Take the lease that was asked for, if one was. May wait; signals must still end the process.
+ * Returns 0; errors of pool_take().
+ */
+int run_memory_take(struct run_memory *memory, struct kv_err *err);
 
 /*
  * For struct gmem_watch, with a struct run_memory: shows on a terminal how far the population is
@@ -34,6 +41,12 @@ bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
 /* Take the progress line away. */
 void run_memory_hide(const struct run_memory *memory);
+
+/*
+ * Tell the pool what was written of the lease, so that it need not clean all of it; what cannot be
+ * told is cleaned. Context: nobody uses @gm any more.
+ */
+void run_memory_tell(struct run_memory *memory, const struct gmem *gm);
 
 /* End the lease, after the machine is gone. */
 void run_memory_free(struct run_memory *memory);

@@ -109,6 +109,21 @@ void *gmem_at(const struct gmem *gm, gpa_t gpa, uint64_t len);
 int gmem_write(struct gmem *gm, gpa_t gpa, const void *from, uint64_t len);
 int gmem_read(const struct gmem *gm, gpa_t gpa, void *to, uint64_t len);
 
+/* Told of [@offset, @offset + @bytes) of a backing, whole pages. Returns 0, or -errno to stop. */
+typedef int gmem_touched_fn(void *ctx, uint64_t offset, uint64_t bytes);
+
+/*
+ * Tell @tell of all RAM that this process, its guest and its devices may have written since it was
+ * added, and of some that they only read; offsets are those of the pool's lease. Ranges may
+ * overlap. Only GMEM_POOL keeps such an account, in the page tables, and only where nothing takes
+ * entries out of them: no shared=on, no page swapped since the host's start (or mlock=on), no
+ * transparent huge pages for shared memory; hugetlb pages always do.
+ * Returns 0 when that was all; -ENOTSUP (it cannot be told here, or by a kernel before 6.7); what
+ * @tell returned; -errno. Context: nobody uses the RAM any more.
+ * Source: Linux Documentation/admin-guide/mm/pagemap.rst, PAGEMAP_SCAN.
+ */
+int gmem_touched(const struct gmem *gm, gmem_touched_fn *tell, void *ctx);
+
 /* Bytes of RAM over all regions. */
 uint64_t gmem_total(const struct gmem *gm);
 

@@ -75,6 +75,8 @@ void machine_destroy(struct machine *m)
 	if (m->listening)
 		gmem_forget(m->gm, m->vm);
 	kvm_vm_destroy(m->vm);
+	if (m->gm && m->p.memory_over)
+		m->p.memory_over(m->p.ctx, m->gm);
 	gmem_destroy(m->gm);
 	pthread_mutex_destroy(&m->end_lock);
 	free(m);

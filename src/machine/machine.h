@@ -59,6 +59,8 @@ struct machine_params {
 	void (*ended)(void *ctx);
 	/* The guest wrote the boot-complete byte; from a vCPU thread. May be NULL. */
 	void (*booted)(void *ctx);
+	/* Nobody uses guest RAM any more, and it goes next; in machine_destroy(). May be NULL. */
+	void (*memory_over)(void *ctx, const struct gmem *gm);
 	void *ctx;
 };
 

@@ -66,8 +66,8 @@ uint64_t pool_page_bytes(const struct pool_lease *lease);
 /*
  * Tell that pages of chunk @index were written. Only who tells all of it (and calls
  * pool_lease_report()) may begin: a server that trusts this user then cleans nothing else. At most
- * POOL_SPANS_MAX spans a call, inside the chunk.
- * Returns 0; -EINVAL; -errno. Context: as pool_fetch().
+ * POOL_SPANS_MAX spans a call, inside the chunk. A server that does not read is waited for 0.2 s.
+ * Returns 0; -EINVAL; -EAGAIN (it did not); -errno. Context: as pool_fetch().
  */
 int pool_wrote(
 	struct pool_lease *lease, unsigned index, const struct pool_span *spans, unsigned count);

@@ -450,6 +450,68 @@ static void test_copy(void **state)
 	fd_close(&fd);
 }
 
+static int range_mark(void *ctx, uint64_t offset, uint64_t bytes)
+{
+	uint8_t *pages = ctx;
+
+	assert_int_equal(offset % PAGE_BYTES | bytes % PAGE_BYTES, 0);
+	assert_true(offset + bytes <= RAM);
+	memset(pages + offset / PAGE_BYTES, 1, bytes / PAGE_BYTES);
+	return 0;
+}
+
+static int range_refuse(void *ctx, uint64_t offset, uint64_t bytes)
+{
+	return -EPIPE;
+}
+
+/* What was touched of a lease is told, and little else; other memory keeps no account. */
+static void test_touched(void **state)
+{
+	struct gmem_chunk chunks[2] = {{-1, RAM / 2}, {-1, RAM / 2}};
+	struct gmem_backing backing = {.kind = GMEM_POOL, .chunks = chunks, .chunk_count = 2};
+	static const unsigned written[] = {0, 7, 300, 1023, 1024, 2047};
+	uint8_t pages[RAM / PAGE_BYTES] = {0};
+	struct gmem_placed placed = {0};
+	struct kv_err err = {0};
+	unsigned told = 0;
+	struct gmem *gm;
+	int fd = file_make(2 * PAGE_BYTES), r;
+
+	for (unsigned i = 0; i < 2; i++) {
+		chunks[i].fd = memfd_create("chunk", MFD_CLOEXEC);
+		assert_int_equal(ftruncate(chunks[i].fd, RAM / 2), 0);
+		assert_int_equal(fallocate(chunks[i].fd, 0, 0, RAM / 2), 0);
+	}
+	gm = ram_of(&backing, RAM);
+	assert_int_equal(gmem_overlay(gm, 500 * PAGE_BYTES, 2 * PAGE_BYTES, fd, 0, 2 * PAGE_BYTES,
+				 GMEM_IMAGE_SHARE, "image", &placed, &err),
+		0);
+	for (unsigned i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+		*(uint8_t *)gmem_at(gm, written[i] * PAGE_BYTES, 1) = 1;
+	r = gmem_touched(gm, range_mark, pages);
+	/* An old kernel, or a host that swaps. */
+	if (r == -ENOTSUP)
+		skip();
+	assert_int_equal(r, 0);
+	for (unsigned i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+		assert_int_equal(pages[written[i]], 1);
+	/* The file's pages lie over the lease's: nobody knows what was there before. */
+	assert_int_equal(pages[500] & pages[501], 1);
+	for (unsigned i = 0; i < RAM / PAGE_BYTES; i++)
+		told += pages[i];
+	assert_int_equal(told, 8);
+	assert_int_equal(gmem_touched(gm, range_refuse, NULL), -EPIPE);
+	gmem_destroy(gm);
+	for (unsigned i = 0; i < 2; i++)
+		close(chunks[i].fd);
+	close(fd);
+	backing = (struct gmem_backing){.kind = GMEM_MEMFD};
+	gm = ram_of(&backing, RAM);
+	assert_int_equal(gmem_touched(gm, range_mark, pages), -ENOTSUP);
+	gmem_destroy(gm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -462,6 +524,7 @@ int main(void)
 		cmocka_unit_test(test_memlock),
 		cmocka_unit_test(test_hugetlb),
 		cmocka_unit_test(test_hugetlb_keep),
+		cmocka_unit_test(test_touched),
 		cmocka_unit_test(test_copy),
 	};
 

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool's server beside a test, and clients that speak the protocol of docs/pool.md."""
+
+import array
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+MIB = 1 << 20
+CHUNK = 4 * MIB
+MSG = struct.Struct("=IHHIIIIQQQ")
+MAGIC = 0x6B76706F
+LEASE, FETCH, WROTE, END, STATUS, GROW, SHRINK, DRAIN = range(1, 9)
+GRANT, INFO, DONE, ERROR = range(64, 68)
+WAIT, LAZY = 1, 2
+
+
+def message(kind, flags=0, index=0, count=0, size=0, magic=MAGIC, version=1):
+    return MSG.pack(magic, version, kind, flags, index, count, 0, size, 0, 0)
+
+
+class Refused(Exception):
+    """The pool answered with this errno."""
+
+    def __init__(self, number):
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+class Client:
+    """A connection. lease() keeps the chunks' descriptors in fds."""
+
+    def __init__(self, path, timeout=30):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(timeout)
+        self.sock.connect(path)
+        self.fds = []
+
+    def send(self, packet):
+        self.sock.send(packet)
+
+    def answer(self):
+        data, control, _, _ = self.sock.recvmsg(4096, socket.CMSG_SPACE(253 * 4))
+        for _, kind, payload in control:
+            assert kind == socket.SCM_RIGHTS
+            fds = array.array("i")
+            fds.frombytes(payload)
+            self.fds.extend(fds)
+        if not data:
+            raise EOFError
+        fields = MSG.unpack(data[: MSG.size])
+        if fields[2] == ERROR:
+            raise Refused(fields[6])
+        return fields
+
+    def lease(self, size, flags=WAIT):
+        self.send(message(LEASE, flags, size=size))
+        fields = self.answer()
+        assert fields[2] == GRANT
+        while not flags & LAZY and len(self.fds) * fields[8] < fields[7]:
+            self.answer()
+        return self
+
+    def maps(self):
+        return [mmap.mmap(fd, CHUNK) for fd in self.fds]
+
+    def close(self):
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.close()
+
+
+def zero(maps):
+    """Every byte is zero."""
+    nothing = bytes(CHUNK)
+    return all(m[:] == nothing for m in maps)
+
+
+class Pool:
+    """A server in the background."""
+
+    def __init__(self, kvick, path, *args, **kwargs):
+        self.kvick, self.path, self.args, self.kwargs = kvick, str(path), args, kwargs
+        self.start()
+
+    def start(self):
+        args = ("--verify", "all", *self.args)
+        if "--size" not in args:
+            args = ("--size", "64M", "--chunk", "4M", *args)
+        self.process = subprocess.Popen(
+            [self.kvick, "pool", "serve", "--socket", self.path, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **self.kwargs,
+        )
+        self.pid = self.process.pid
+        self.until(lambda info: info["free_chunks"] == info["target_chunks"])
+
+    def do(self, *args):
+        return subprocess.run(
+            [self.kvick, "pool", *args, "--socket", self.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    def info(self):
+        result = self.do("status", "--json")
+        return json.loads(result.stdout) if result.returncode == 0 else None
+
+    def until(self, wanted, seconds=30):
+        end = time.monotonic() + seconds
+        while True:
+            info = self.info()
+            if info and wanted(info):
+                return info
+            assert time.monotonic() < end, info
+            assert self.process.poll() is None, self.process.stderr.read()
+            time.sleep(0.01)
+
+    def quiet(self):
+        """Nothing is leased, and everything is clean."""
+        return self.until(lambda i: not i["leases"] and i["free_chunks"] == i["target_chunks"])
+
+    def usage(self):
+        """Descriptors, threads and anonymous memory in KiB."""
+        with open(f"/proc/{self.pid}/status", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return (
+            len(os.listdir(f"/proc/{self.pid}/fd")),
+            int(fields["Threads"]),
+            int(fields["RssAnon"].split()[0]),
+        )
+
+    def kill(self, number):
+        os.kill(self.pid, number)
+
+    def stop(self, number=signal.SIGTERM):
+        self.kill(signal.SIGCONT)
+        self.kill(number)
+        self.process.stderr.close()
+        return self.process.wait(20)
+
+
+@pytest.fixture(name="serve")
+def pool_factory(kvick, tmp_path):
+    """serve(ARGS...): a pool of 16 chunks of 4 MiB that cleans by renewing, or as ARGS say."""
+    pools = []
+
+    def start(*args, kvick=kvick, **kwargs):
+        pool = Pool(kvick, tmp_path / "sock", *args, **kwargs)
+        pools.append(pool)
+        return pool
+
+    yield start
+    for pool in pools:
+        if pool.process.poll() is None:
+            pool.stop(signal.SIGKILL)

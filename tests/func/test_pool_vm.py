@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that lease their memory from a pool: nothing of one is in the next, however they end;
+the pool cleans what they wrote; nothing grows. Huge pages in the emulated host."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+from places import Emulated
+from pools import MIB, Client, pool_factory, zero  # noqa: F401 (a fixture)
+from vm import OK, START, run, until
+
+PAGE = 4096
+# Guests write from here on.
+FIRST = 16 * MIB
+TRUST = ("--trust", str(os.geteuid()))
+MODES = {"renew": (), "clean": TRUST}
+
+
+def memory(pool, size="64M", more=""):
+    return f"{size},backing=pool:{pool.path},wait=on{more}"
+
+
+def clean_guest(kvick, flat, pool, size="64M"):
+    """A guest leases and finds nothing but zeros, byte for byte, and writes to every page."""
+    pages = (int(size[:-1]) * MIB - FIRST) // PAGE
+    done = run(
+        kvick, "--memory", memory(pool, size), "--append", f"worker={FIRST},{pages} zero",
+        flat / "worker.pvh.elf", timeout=60,
+    )  # fmt: skip
+    assert done.returncode == OK, done
+    assert f"worker done {pages}" in done.stdout, done
+    return pages
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_only_what_was_written_is_cleaned(kvick, flat, serve):
+    """The program tells the pool, and a full clean is the fallback."""
+    pool = serve("--size", "256M", "--chunk", "64M", *TRUST)
+
+    def cleaned(arg, *more):
+        before = pool.quiet()["cleaned_bytes"]
+        done = run(kvick, "--memory", memory(pool, "256M"), "--append", arg, *more, flat / "worker.pvh.elf")
+        assert done.returncode == OK and "worker done" in done.stdout, done
+        return pool.quiet()["cleaned_bytes"] - before
+
+    some = (256 * MIB - FIRST) // PAGE // 100
+    part = cleaned(f"worker={FIRST},{some},100")
+    assert cleaned(f"worker={FIRST},{(256 * MIB - FIRST) // PAGE}") > 256 * MIB - FIRST
+    if part == 256 * MIB:
+        pytest.skip("this kernel or host cannot tell what was written")
+    assert some * PAGE <= part < (some + 64) * PAGE
+    # An image that was copied is among it, and one that was mapped may be.
+    assert cleaned(f"worker={FIRST},{some},100", "--image-map", "copy") < (some + 64) * PAGE
+    assert pool.quiet()["verify_failed"] == 0
+    clean_guest(kvick, flat, pool, "256M")
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_killed_vm_is_cleaned_whole(start, flat, serve):
+    """Who was killed told nothing."""
+    pool = serve(*TRUST)
+    vm = start("--memory", memory(pool), "--append", f"pages={FIRST},16", flat / "pages.pvh.elf")
+    vm.expect("pages ready")
+    vm.signal(signal.SIGKILL)
+    vm.wait()
+    assert pool.quiet()["cleaned_bytes"] == 64 * MIB
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_stopped_server_is_not_waited_for(start, flat, serve):
+    """A machine ends though the pool takes no report; everything is cleaned then."""
+    pool = serve(*TRUST)
+    vm = start("--memory", memory(pool), flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    pool.kill(signal.SIGSTOP)
+    vm.send("q")
+    assert vm.wait(10) == OK
+    pool.kill(signal.SIGCONT)
+    pool.quiet()
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_no_lease(kvick, flat, serve, tmp_path):
+    pool = serve()
+    for more, text in (
+        (f"32M,backing=pool:{tmp_path}/none", "no pool answers"),
+        (f"128M,backing=pool:{pool.path}", "the pool has only 64M"),
+    ):
+        done = run(kvick, "--memory", more, flat / "signal.pvh.elf")
+        assert done.returncode == START
+        assert "memory: backing=pool: " in done.stderr and text in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+    with Client(pool.path).lease(16 << 22):
+        done = run(kvick, "--memory", f"32M,backing=pool:{pool.path}", flat / "signal.pvh.elf")
+        assert done.returncode == START
+        assert "short of free chunks at the moment" in done.stderr
+    pool.quiet()
+
+
+def disturb(pool, rng):
+    what = rng.randrange(8)
+    if what == 0:
+        pool.kill(signal.SIGSTOP)
+        time.sleep(rng.random() * 0.05)
+        pool.kill(signal.SIGCONT)
+    elif what == 1:
+        pool.stop(signal.SIGKILL)
+        pool.start()
+
+
+def killed_rounds(pool, start, flat, rounds, seed):
+    """Machines die at random moments: before and during population, while the guest writes, while
+    they end; the server is stopped and killed. All that is leased next is zero."""
+    rng = random.Random(seed)
+    for _ in range(rounds):
+        populate = rng.choice(("none", "full", "background", "vcpu"))
+        vm = start(
+            "--memory", memory(pool, "64M", f",populate={populate}"), "--append", f"worker={FIRST},12000",
+            flat / "worker.pvh.elf",
+        )  # fmt: skip
+        time.sleep(rng.random() ** 2 * 0.2)
+        vm.signal(signal.SIGKILL)
+        disturb(pool, rng)
+        vm.wait()
+        vm.close()
+        with Client(pool.path).lease(64 * MIB) as client:
+            assert zero(client.maps())
+    assert pool.quiet()["verify_failed"] == 0
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_vms(kvick, start, flat, serve, mode):
+    pool = serve(*MODES[mode])
+    killed_rounds(pool, start, flat, 5, seed=4)
+    clean_guest(kvick, flat, pool)
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.limit(20000)
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_vms_soak(start, flat, serve, mode, request):
+    """As above, N rounds with --soak N."""
+    rounds = request.config.getoption("--soak")
+    if rounds <= 10:
+        pytest.skip("only with --soak over 10")
+    killed_rounds(serve(*MODES[mode]), start, flat, rounds, seed=time.time_ns())
+
+
+@pytest.mark.plain  # a sanitizer's own memory grows
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.limit(20000)
+@pytest.mark.parametrize("mode", MODES)
+def test_steady_vms(kvick, flat, serve, mode, request):
+    """Machine after machine, each writing pages here and there: the server does not grow. 500 leases
+    of 256 MiB with --soak 500."""
+    rounds = max(24, request.config.getoption("--soak"))
+    size = 256 if rounds >= 500 else 32
+    pool = serve("--size", f"{size}M", *MODES[mode])
+    rng = random.Random(5)
+    before = None
+    for i in range(rounds):
+        stride = rng.randrange(1, 400)
+        pages = rng.randrange(1, (size * MIB - FIRST) // PAGE // stride)
+        done = run(
+            kvick, "--memory", memory(pool, f"{size}M"), "--append", f"worker={FIRST},{pages},{stride} zero",
+            flat / "worker.pvh.elf",
+        )  # fmt: skip
+        assert f"worker done {pages}" in done.stdout, done
+        if i == 11:
+            pool.quiet()
+            before = pool.usage()
+    info = pool.quiet()
+    assert info["granted"] >= rounds
+    deadline = time.monotonic() + 10
+    # The last connection's end may still be on its way to the server.
+    while (after := pool.usage())[:2] != before[:2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert after[:2] == before[:2]
+    # Stacks and the allocator's own, but not a page for each lease.
+    assert after[2] - before[2] < 128
+
+
+class HugePool:
+    """A pool of huge pages in the emulated host."""
+
+    path = "/run/pool.sock"
+
+    def __init__(self, tb, page, size, trust):
+        self.linux = Emulated(tb)
+        self.tb = tb
+        self.argv = [
+            "build/kvick", "pool", "serve", "--socket", self.path, "--size", size, "--page-size", page,
+            "--chunk", page if page == "1G" else "16M", "--verify", "all",
+        ]  # fmt: skip
+        self.argv += ["--trust", "0"] if trust else []
+        self.start()
+
+    def start(self):
+        self.job = self.tb.spawn(self.argv)
+        until(lambda: self.info("target_chunks") == self.info("free_chunks"), "the pool's memory", 60)
+
+    def info(self, name):
+        done = self.linux.run("build/kvick", "pool", "status", "--json", "--socket", self.path)
+        found = re.search(rf'"{name}": (\d+)', done.stdout)
+        return int(found[1]) if found else name
+
+    def stop(self, number=signal.SIGTERM):
+        self.job.kill(number)
+        self.job.wait(30)
+
+
+@pytest.mark.parametrize("trust", [False, True], ids=["renew", "clean"])
+@pytest.mark.parametrize(
+    ("page", "kib", "count", "size"), [("2M", 2048, 64, "128M"), ("1G", 1048576, 1, "1G")]
+)
+def test_huge_pages(large_testbed, page, kib, count, size, trust, request):
+    """As the tests above with huge pages: guests find zeros after guests that were killed while they
+    wrote, with the server killed in between; and all pages are back in the end."""
+    linux = Emulated(large_testbed)
+    pages = f"/sys/kernel/mm/hugepages/hugepages-{kib}kB"
+    got = linux.run("sh", "-c", f"echo {count} >{pages}/nr_hugepages; cat {pages}/free_hugepages")
+    if int(got.stdout) < count:
+        pytest.skip(f"the emulated host cannot free {count} pages of {page}")
+    rng = random.Random(6)
+    pool = HugePool(large_testbed, page, size, trust)
+    # The guest's own first 16 MiB are not looked at.
+    worker = f"worker={FIRST},{(128 * MIB - FIRST) // PAGE}"
+    args = ("--memory", f"{size},backing=pool:{pool.path},wait=on", "--append")
+    try:
+        for i in range(max(2, request.config.getoption("--soak") // 10)):
+            vm = large_testbed.spawn(
+                ["build/kvick", "run", *args, worker, "build/guest/flat/worker.pvh.elf"]
+            )
+            time.sleep(rng.random() * 0.5)
+            vm.kill(signal.SIGKILL)
+            vm.wait(30)
+            if i % 2:
+                pool.stop(signal.SIGKILL)
+                pool.start()
+            done = linux.kvick(*args, f"{worker} zero", "build/guest/flat/worker.pvh.elf")
+            assert done.returncode == OK and "worker done" in done.stdout, done
+        until(lambda: pool.info("free_chunks") == pool.info("target_chunks"), "cleaning", 60)
+        assert pool.info("verify_failed") == 0
+    finally:
+        pool.stop()
+        free = linux.run("cat", f"{pages}/free_hugepages")
+        linux.run("sh", "-c", f"echo 0 >{pages}/nr_hugepages")
+    assert int(free.stdout) == count
