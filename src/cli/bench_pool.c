@@ -15,6 +15,7 @@
 
 #include "base/num.h"
 #include "cli/bench.h"
+#include "cli/bench_pool.h"
 #include "cli/bench_util.h"
 #include "cli/cli.h"
 #include "pool/clear.h"
@@ -24,6 +25,10 @@
 #include "trace/timeline.h"
 
 #define SIZES_MAX 16
+#define WARM_UP	  2
+
+/* What the guests that write need. */
+#define VM_MIN_BYTES (32 * MIB)
 
 enum figure {
 	FIG_MEMSET,    /* present memory, GB/s */
@@ -63,6 +68,7 @@ struct bench {
 	uint64_t size_bytes;
 	unsigned rounds;
 	bool json;
+	bool chunks, starts, writes; /* what is measured */
 	uid_t uid;
 
 	char dir[32], path[64];
@@ -74,6 +80,7 @@ struct bench {
 	unsigned size_count;
 	uint64_t sizes[SIZES_MAX];
 	struct bench_samples lease_us[SIZES_MAX], map_us[SIZES_MAX];
+	struct bench_vms vms;
 };
 
 static void *loop_thread(void *ctx)
@@ -137,22 +144,24 @@ static int pool_filled(struct bench *bench, struct kv_err *err)
 	return r;
 }
 
-/*
- * Wait until all of the pool is free, by leasing it without fetching anything, and see what it has
- * done until then. *@when (may be NULL) is when that was.
- */
-static int pool_settle(
-	struct bench *bench, struct pool_info *info, uint64_t *when, struct kv_err *err)
+int bench_pool_settle(const char *socket, uint64_t bytes, struct pool_info *info, uint64_t *when,
+	struct kv_err *err)
 {
 	struct pool_lease *lease;
-	int r = pool_lease_with(&lease, bench->path, bench->size_bytes, POOL_WAIT | POOL_LAZY, err);
+	int r = pool_lease_with(&lease, socket, bytes, POOL_WAIT | POOL_LAZY, err);
 
 	if (r < 0)
 		return r;
 	if (when)
 		*when = clock_ns();
 	pool_lease_end(lease);
-	return pool_status(bench->path, info, err);
+	return pool_status(socket, info, err);
+}
+
+static int pool_settle(
+	struct bench *bench, struct pool_info *info, uint64_t *when, struct kv_err *err)
+{
+	return bench_pool_settle(bench->path, bench->size_bytes, info, when, err);
 }
 
 /* Map a lease's chunks one behind the other, as a machine's memory is. */
@@ -407,6 +416,24 @@ static int lease_round(struct bench *bench, unsigned size, struct kv_err *err)
 	return pool_settle(bench, &info, NULL, err);
 }
 
+static int interrupted(struct kv_err *err)
+{
+	return bench_interrupted() ? err_set(err, -EINTR, "interrupted") : 0;
+}
+
+/* VMs that are started, and then VMs that write all they have, which takes longer. */
+static int machines_run(struct bench *bench, struct kv_err *err)
+{
+	int r = 0;
+
+	bench->vms.socket = bench->path;
+	for (unsigned round = 0; bench->starts && !r && round < bench->rounds + WARM_UP; round++)
+		r = bench_vms_start(&bench->vms, round >= WARM_UP, err);
+	for (unsigned round = 0; bench->writes && !r && round < (bench->rounds + 9) / 10; round++)
+		r = bench_vms_write(&bench->vms, err);
+	return r;
+}
+
 static int mode_run(struct bench *bench, bool trust, struct kv_err *err)
 {
 	int r = pool_start(bench, trust, err);
@@ -414,7 +441,12 @@ static int mode_run(struct bench *bench, bool trust, struct kv_err *err)
 	if (r < 0)
 		return r;
 	r = pool_filled(bench, err);
-	for (unsigned round = 0; !r && round < bench->rounds; round++) {
+	if (!r && trust)
+		r = machines_run(bench, err);
+	for (unsigned round = 0; !r && bench->chunks && round < bench->rounds; round++) {
+		r = interrupted(err);
+		if (r < 0)
+			break;
 		r = mode_round(bench, trust, err);
 		/* Beside it, what the machine does at that very time. */
 		if (!r && trust)
@@ -440,6 +472,10 @@ static void text_print(struct bench *bench)
 		size_format(bench->config.chunk_bytes, chunk, sizeof(chunk)),
 		size_format(bench->config.page_bytes, page, sizeof(page)), bench->config.threads,
 		bench->rounds);
+	if (bench->starts || bench->writes)
+		bench_vms_print(&bench->vms);
+	if (!bench->chunks)
+		return;
 	printf("  %-38s %9s %9s %9s\n", "", "min", "median", "max");
 	for (unsigned i = 0; i < FIG_COUNT; i++)
 		printf("  %-38s %9.3f %9.3f %9.3f\n", figures[i].name,
@@ -467,9 +503,11 @@ static void json_print(struct bench *bench)
 		root, "chunk_bytes", json_integer((json_int_t)bench->config.chunk_bytes));
 	json_object_set_new(root, "page_bytes", json_integer((json_int_t)bench->config.page_bytes));
 	json_object_set_new(root, "threads", json_integer(bench->config.threads));
-	for (unsigned i = 0; i < FIG_COUNT; i++)
+	if (bench->starts || bench->writes)
+		json_object_set_new(root, "machines", bench_vms_json(&bench->vms));
+	for (unsigned i = 0; bench->chunks && i < FIG_COUNT; i++)
 		json_object_set_new(root, figures[i].json, json_real(median(bench, i)));
-	for (unsigned i = 0; i < bench->size_count; i++)
+	for (unsigned i = 0; bench->chunks && i < bench->size_count; i++)
 		json_array_append_new(leases,
 			json_pack("{s:I, s:f, s:f, s:f}", "bytes", (json_int_t)bench->sizes[i],
 				"lease_us", bench_rank(&bench->lease_us[i], 0.5), "lease_p99_us",
@@ -521,6 +559,19 @@ static int json_set(
 	return 0;
 }
 
+static int only_set(
+	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
+{
+	struct bench *bench = ctx;
+
+	bench->chunks = !strcmp(value, "chunks");
+	bench->starts = !strcmp(value, "starts");
+	bench->writes = !strcmp(value, "writes");
+	if (!bench->chunks && !bench->starts && !bench->writes)
+		return err_set(err, -EINVAL, "--only %s: chunks, starts or writes", value);
+	return 0;
+}
+
 static const struct cli_option options[] = {
 	{"size", "SIZE", "of the pool, and of the lease that is cleaned (default 1G)", size_set, 0},
 	{"page-size", "4K|2M|1G", "pages of the pool (default 4K)", size_set, 0},
@@ -528,6 +579,11 @@ static const struct cli_option options[] = {
 		0},
 	{"threads", "N", "that clean (default 1)", count_set, 0},
 	{"rounds", "N", "repetitions (default 10)", count_set, 0},
+	{"only", "WHAT",
+		"chunks: leases and their cleaning; starts: VMs that start; writes:\n"
+		"VMs that write (default: all, without VMs where there is no\n"
+		"/dev/kvm)",
+		only_set, 0},
 	{"json", NULL, "print JSON", json_set, 0},
 };
 
@@ -537,7 +593,10 @@ static const struct cli_usage usage = {
 	.about = "Measure a pool of zeroed pages: how long leases of growing size take, and how\n"
 		 "fast a lease that was written, whole or 1 %, is zero and free again: cleaned in\n"
 		 "place (users that are trusted) and renewed by the kernel. Beside it, in the\n"
-		 "same run, memset, streaming stores and the kernel's own clearing.\n",
+		 "same run, memset, streaming stores and the kernel's own clearing. And VMs that\n"
+		 "lease the whole pool: their start beside that of VMs with untouched anonymous\n"
+		 "memory, the page faults of a guest that writes every page, and how soon the\n"
+		 "lease is zero after a guest that wrote all of it, or 1 %.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 };
@@ -556,6 +615,8 @@ static int config_finish(struct bench *bench, struct kv_err *err)
 	if (bench->size_bytes % *chunk)
 		return err_set(err, -EINVAL, "--size: a multiple of the chunk size is needed");
 	bench->config.size_bytes = bench->size_bytes;
+	if (bench->writes && bench->size_bytes < VM_MIN_BYTES)
+		return err_set(err, -EINVAL, "--size: VMs need at least 32M");
 	for (uint64_t size = *chunk; bench->size_count < SIZES_MAX; size *= 4) {
 		if (size >= bench->size_bytes)
 			size = bench->size_bytes;
@@ -571,7 +632,10 @@ int bench_pool(int argc, char **argv)
 	struct bench bench = {
 		.size_bytes = 1 * GIB,
 		.rounds = 10,
-		.config = {.page_bytes = PAGE_BYTES, .node = -1, .threads = 1},
+		.chunks = true,
+		.starts = !access("/dev/kvm", R_OK | W_OK),
+		.writes = !access("/dev/kvm", R_OK | W_OK),
+		.config = {.page_bytes = PAGE_BYTES, .node = -1, .threads = 1, .clients_max = 64},
 	};
 	struct kv_err err = {0};
 	int status = cli_parse(&usage, argc, argv, &bench), r;
@@ -579,8 +643,11 @@ int bench_pool(int argc, char **argv)
 	if (status != CLI_GO_ON)
 		return status;
 	signal(SIGIO, SIG_IGN);
+	bench_catch_signals();
 	r = config_finish(&bench, &err);
-	for (int trust = 1; !r && trust >= 0; trust--)
+	if (!r && (bench.starts || bench.writes))
+		r = bench_vms_prepare(&bench.vms, bench.size_bytes, &err);
+	for (int trust = 1; !r && trust >= !bench.chunks; trust--)
 		r = mode_run(&bench, trust, &err);
 	if (r < 0)
 		cli_error("bench pool", "%s", err.text);
@@ -594,5 +661,6 @@ int bench_pool(int argc, char **argv)
 		bench_free(&bench.lease_us[i]);
 		bench_free(&bench.map_us[i]);
 	}
+	bench_vms_free(&bench.vms);
 	return r < 0 || fflush(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
 }

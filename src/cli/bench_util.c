@@ -105,6 +105,10 @@ static int reap(struct bench_run *run, pid_t pid, uint64_t started, uint64_t tim
 		return -EINTR;
 	run->cpu_ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000 +
 		      (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+	run->system_ns = (uint64_t)usage.ru_stime.tv_sec * 1000000000 +
+			 (uint64_t)usage.ru_stime.tv_usec * 1000;
+	run->minor_faults = (uint64_t)usage.ru_minflt;
+	run->major_faults = (uint64_t)usage.ru_majflt;
 	run->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	return 0;
 }

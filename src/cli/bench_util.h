@@ -13,8 +13,10 @@
 /* One run of a program, from just before it was started until it was reaped. */
 struct bench_run {
 	uint64_t wall_ns;
-	uint64_t cpu_ns; /* user and system time, its children's included */
-	int status;	 /* exit status, or 128 + signal */
+	uint64_t cpu_ns;		     /* user and system time, its children's included */
+	uint64_t system_ns;		     /* the system time of it */
+	uint64_t minor_faults, major_faults; /* page faults */
+	int status;			     /* exit status, or 128 + signal */
 };
 
 /*

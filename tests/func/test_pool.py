@@ -507,3 +507,9 @@ def test_bench(kvick):
     assert figures["size_bytes"] == 32 * MIB
     assert all(v > 0 for k, v in figures.items() if k.endswith(("_ms", "_gb_s")))
     assert figures["leases"][-1]["bytes"] == 32 * MIB
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        machines = figures["machines"]
+        assert machines["start"]["lease"]["boot_min_ms"] > 0
+        # What is mapped before the guest runs it need not wait for.
+        assert machines["write"]["lease"]["minor_faults"] > machines["pages"] / 2
+        assert machines["write"]["lease_mapped"]["minor_faults"] < machines["pages"] / 10

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kvick bench pool: VMs that lease their memory, beside others. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/num.h"
+#include "cli/bench_pool.h"
+#include "pool/client.h"
+#include "trace/timeline.h"
+
+#define LIMIT_NS    200000000000ULL
+#define SMALL_BYTES (128 * MIB)
+
+/* The guest writes from here on: above its image. */
+#define WRITE_START (16 * MIB)
+#define HOLE_START  (3 * GIB)
+#define HOLE_END    (4 * GIB)
+
+static const struct {
+	const char *name, *json;
+} start_names[BENCH_STARTS] = {
+	[BENCH_START_SMALL] = {"128M, anonymous", "anon_128m"},
+	[BENCH_START_ANON] = {"as the lease, anonymous", "anon"},
+	[BENCH_START_LEASE] = {"leased", "lease"},
+};
+
+static const struct {
+	const char *name, *json, *keys;
+} write_names[BENCH_WRITES] = {
+	[BENCH_WRITE_ANON] = {"anonymous", "anon", "thp=off"},
+	[BENCH_WRITE_LEASE] = {"leased", "lease", "backing=pool:"},
+	[BENCH_WRITE_MAPPED] = {"leased, populate=full", "lease_mapped",
+		"populate=full,backing=pool:"},
+};
+
+static const struct {
+	const char *name, *json;
+} left_names[BENCH_LEFTS] = {
+	[BENCH_LEFT_ALL] = {"all of it", "all"},
+	[BENCH_LEFT_1PCT] = {"1 %, scattered", "1pct"},
+};
+
+int bench_vms_prepare(struct bench_vms *vms, uint64_t bytes, struct kv_err *err)
+{
+	ssize_t n = readlink("/proc/self/exe", vms->self, sizeof(vms->self) - 1);
+	int r;
+
+	vms->bytes = bytes;
+	if (n < 0)
+		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
+	r = bench_locate(vms->signal, sizeof(vms->signal), "guest/flat/signal.pvh.elf",
+		"signal.pvh.elf", err);
+	if (!r)
+		r = bench_locate(vms->worker, sizeof(vms->worker), "guest/flat/worker.pvh.elf",
+			"worker.pvh.elf", err);
+	if (!r)
+		r = bench_dir_make(vms->dir, err);
+	if (!r)
+		snprintf(vms->timeline, sizeof(vms->timeline), "%s/timeline.json", vms->dir);
+	return r;
+}
+
+static void samples_free(struct bench_samples *const *samples, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		bench_free(samples[i]);
+}
+
+void bench_vms_free(struct bench_vms *vms)
+{
+	for (unsigned i = 0; i < BENCH_STARTS; i++)
+		samples_free(
+			(struct bench_samples *[]){&vms->starts[i].boot_ms, &vms->starts[i].less_ms,
+				&vms->starts[i].wall_ms, &vms->starts[i].cpu_ms},
+			4);
+	for (unsigned i = 0; i < BENCH_WRITES; i++)
+		samples_free(
+			(struct bench_samples *[]){&vms->writes[i].minor, &vms->writes[i].major,
+				&vms->writes[i].allocated, &vms->writes[i].us_page},
+			4);
+	for (unsigned i = 0; i < BENCH_LEFTS; i++)
+		samples_free(
+			(struct bench_samples *[]){&vms->clean_ms[i], &vms->clean_cpu_ms[i]}, 2);
+	if (vms->dir[0]) {
+		unlink(vms->timeline);
+		rmdir(vms->dir);
+	}
+}
+
+static int vm_run(struct bench_run *run, char *const *argv, const char *memory, struct kv_err *err)
+{
+	int r = bench_spawn(run, argv, LIMIT_NS);
+
+	if (r == -EINTR)
+		return err_set(err, r, "interrupted");
+	if (!r && run->status)
+		r = -EIO;
+	return r < 0 ? err_set(err, r, "kvick run --memory %s: %s", memory, err_text(r)) : 0;
+}
+
+/* The time between two marks of the timeline that the last run left, ms. */
+static double span_ms(json_t *marks, enum mark from, enum mark to)
+{
+	json_t *a = json_object_get(marks, mark_name(from));
+	json_t *b = json_object_get(marks, mark_name(to));
+
+	return (double)(json_integer_value(json_object_get(b, "ns")) -
+			json_integer_value(json_object_get(a, "ns"))) /
+	       1e6;
+}
+
+static int start_note(struct bench_vms *vms, enum bench_start kind, const struct bench_run *run)
+{
+	json_t *root = json_load_file(vms->timeline, 0, NULL);
+	json_t *marks = json_object_get(root, "marks");
+	double boot = span_ms(marks, MARK_EXEC, MARK_BOOT);
+	double kvm = span_ms(marks, MARK_MEMORY, MARK_VM);
+	int r = marks && boot > 0 ? 0 : -EIO;
+
+	json_decref(root);
+	if (!r)
+		r = bench_add(&vms->starts[kind].boot_ms, boot);
+	if (!r)
+		r = bench_add(&vms->starts[kind].less_ms, boot - kvm);
+	if (!r)
+		r = bench_add(&vms->starts[kind].wall_ms, (double)run->wall_ns / 1e6);
+	if (!r)
+		r = bench_add(&vms->starts[kind].cpu_ms, (double)run->cpu_ns / 1e6);
+	return r;
+}
+
+int bench_vms_start(struct bench_vms *vms, bool counted, struct kv_err *err)
+{
+	int r = 0;
+
+	for (unsigned kind = 0; !r && kind < BENCH_STARTS; kind++) {
+		uint64_t bytes = kind == BENCH_START_SMALL ? SMALL_BYTES : vms->bytes;
+		bool leased = kind == BENCH_START_LEASE;
+		char size[24], memory[160];
+		char *argv[] = {vms->self, "run", vms->signal, "--memory", memory, "--timeline",
+			vms->timeline, NULL};
+		struct bench_run run;
+		struct pool_info info;
+
+		snprintf(memory, sizeof(memory), "%s%s%s", size_format(bytes, size, sizeof(size)),
+			leased ? ",backing=pool:" : "", leased ? vms->socket : "");
+		r = vm_run(&run, argv, memory, err);
+		if (!r && counted && start_note(vms, (enum bench_start)kind, &run) < 0)
+			r = err_set(err, -EIO, "%s: cannot be read", vms->timeline);
+		/* The next one shall not have the cleaning beside it. */
+		if (!r && leased)
+			r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
+	}
+	return r;
+}
+
+/* The guest's argument for every @stride-th page of @bytes of RAM. Returns how many it writes. */
+static uint64_t worker_arg(char *buf, size_t buf_bytes, uint64_t bytes, unsigned stride)
+{
+	uint64_t low = (bytes < HOLE_START ? bytes : HOLE_START) - WRITE_START;
+	uint64_t high = bytes > HOLE_START ? bytes - HOLE_START : 0;
+	uint64_t low_pages = low / PAGE_BYTES / stride, high_pages = high / PAGE_BYTES / stride;
+	int n = snprintf(buf, buf_bytes, "worker=0x%llx,%" PRIu64 ",%u",
+		(unsigned long long)WRITE_START, low_pages, stride);
+
+	if (high_pages)
+		snprintf(buf + n, buf_bytes - (size_t)n, ",0x%llx,%" PRIu64 ",%u",
+			(unsigned long long)HOLE_END, high_pages, stride);
+	return low_pages + high_pages;
+}
+
+/* Pages that the kernel has given to anybody since the host's start. */
+static uint64_t pages_given(void)
+{
+	MEM_SCOPED char *text = NULL;
+	uint64_t sum = 0;
+
+	if (file_read_all("/proc/vmstat", 64 * KIB, &text) < 0)
+		return 0;
+	for (const char *at = text; (at = strstr(at, "\npgalloc_")); at++) {
+		const char *space = strchr(at, ' ');
+
+		sum += space ? strtoull(space, NULL, 10) : 0;
+	}
+	return sum;
+}
+
+/* What a VM needed. */
+struct needs {
+	struct bench_run run;
+	uint64_t given;
+};
+
+static int needs_measure(struct bench_vms *vms, const char *guest, const char *keys, char *append,
+	struct needs *needs, struct kv_err *err)
+{
+	bool leased = strstr(keys, "pool:");
+	char size[24], memory[200];
+	char *argv[] = {
+		vms->self, "run", (char *)guest, "--memory", memory, "--append", append, NULL};
+	int r;
+
+	snprintf(memory, sizeof(memory), "%s,%s%s", size_format(vms->bytes, size, sizeof(size)),
+		keys, leased ? vms->socket : "");
+	needs->given = pages_given();
+	r = vm_run(&needs->run, argv, memory, err);
+	needs->given = pages_given() - needs->given;
+	return r;
+}
+
+static double beyond(uint64_t with, uint64_t without)
+{
+	return with > without ? (double)(with - without) : 0;
+}
+
+static int write_round(struct bench_vms *vms, enum bench_write kind, struct kv_err *err)
+{
+	const char *keys = write_names[kind].keys;
+	struct needs idle, busy;
+	struct pool_info info;
+	char append[160], none[] = "";
+	int r;
+
+	vms->pages = worker_arg(append, sizeof(append), vms->bytes, 1);
+	r = needs_measure(vms, vms->signal, keys, none, &idle, err);
+	if (!r)
+		r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
+	if (!r)
+		r = needs_measure(vms, vms->worker, keys, append, &busy, err);
+	if (!r)
+		r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
+	if (r < 0)
+		return r;
+	r |= bench_add(
+		&vms->writes[kind].minor, beyond(busy.run.minor_faults, idle.run.minor_faults));
+	r |= bench_add(
+		&vms->writes[kind].major, beyond(busy.run.major_faults, idle.run.major_faults));
+	r |= bench_add(&vms->writes[kind].allocated, beyond(busy.given, idle.given));
+	r |= bench_add(&vms->writes[kind].us_page,
+		beyond(busy.run.system_ns, idle.run.system_ns) / 1e3 / (double)vms->pages);
+	return r < 0 ? err_set(err, -ENOMEM, "out of memory") : 0;
+}
+
+/* From the end of a VM that wrote every page, or one in a hundred, until all is zero again. */
+static int clean_round(struct bench_vms *vms, enum bench_left left, struct kv_err *err)
+{
+	struct pool_info before, after;
+	struct needs needs;
+	uint64_t ended, done = 0;
+	char append[160];
+	int r = bench_pool_settle(vms->socket, vms->bytes, &before, NULL, err);
+
+	worker_arg(append, sizeof(append), vms->bytes, left == BENCH_LEFT_ALL ? 1 : 100);
+	if (!r)
+		r = needs_measure(
+			vms, vms->worker, write_names[BENCH_WRITE_LEASE].keys, append, &needs, err);
+	ended = clock_ns();
+	if (!r)
+		r = bench_pool_settle(vms->socket, vms->bytes, &after, &done, err);
+	if (r < 0)
+		return r;
+	r |= bench_add(&vms->clean_ms[left], (double)(done - ended) / 1e6);
+	r |= bench_add(
+		&vms->clean_cpu_ms[left], (double)(after.cleaned_ns - before.cleaned_ns) / 1e6);
+	return r < 0 ? err_set(err, -ENOMEM, "out of memory") : 0;
+}
+
+int bench_vms_write(struct bench_vms *vms, struct kv_err *err)
+{
+	int r = 0;
+
+	for (unsigned kind = 0; !r && kind < BENCH_WRITES; kind++)
+		r = write_round(vms, (enum bench_write)kind, err);
+	for (unsigned left = 0; !r && left < BENCH_LEFTS; left++)
+		r = clean_round(vms, (enum bench_left)left, err);
+	return r;
+}
+
+static double ratio(struct bench_samples *a, struct bench_samples *b, double share)
+{
+	double by = bench_rank(b, share);
+
+	return by > 0 ? bench_rank(a, share) / by : 0;
+}
+
+static void starts_print(struct bench_vms *vms)
+{
+	printf("VM start, ms: min, median (x: by the first row's)\n  %-24s %-29s %-29s %-29s\n", "",
+		"exec to boot byte", "without KVM's VM and slots", "CPU time, exec to exit");
+	for (unsigned i = 0; i < BENCH_STARTS; i++) {
+		struct bench_samples *columns[] = {
+			&vms->starts[i].boot_ms, &vms->starts[i].less_ms, &vms->starts[i].cpu_ms};
+		struct bench_samples *first[] = {
+			&vms->starts[0].boot_ms, &vms->starts[0].less_ms, &vms->starts[0].cpu_ms};
+
+		printf("  %-24s", start_names[i].name);
+		for (unsigned c = 0; c < ARRAY_LEN(columns); c++)
+			printf(" %6.2f %6.2f x %4.2f %4.2f   ", bench_rank(columns[c], 0),
+				bench_rank(columns[c], 0.5), ratio(columns[c], first[c], 0),
+				ratio(columns[c], first[c], 0.5));
+		printf("\n");
+	}
+}
+
+static void writes_print(struct bench_vms *vms)
+{
+	char size[24];
+
+	printf("a VM of %s writes %" PRIu64 " pages from user mode (medians)\n"
+	       "  %-24s %12s %12s %22s %14s\n",
+		size_format(vms->bytes, size, sizeof(size)), vms->pages, "", "minor faults",
+		"major faults", "pages given (host)", "system us/page");
+	for (unsigned i = 0; i < BENCH_WRITES; i++)
+		printf("  %-24s %12.0f %12.0f %22.0f %14.2f\n", write_names[i].name,
+			bench_rank(&vms->writes[i].minor, 0.5),
+			bench_rank(&vms->writes[i].major, 0.5),
+			bench_rank(&vms->writes[i].allocated, 0.5),
+			bench_rank(&vms->writes[i].us_page, 0.5));
+	printf("a VM has ended: until all is free, ms (processor time of cleaning)\n");
+	for (unsigned i = 0; i < BENCH_LEFTS; i++)
+		printf("  %-24s %9.2f (%9.2f)\n", left_names[i].name,
+			bench_rank(&vms->clean_ms[i], 0.5), bench_rank(&vms->clean_cpu_ms[i], 0.5));
+	printf("  1 %% against all: %.1f times faster (processor time: %.1f)\n",
+		ratio(&vms->clean_ms[BENCH_LEFT_ALL], &vms->clean_ms[BENCH_LEFT_1PCT], 0.5),
+		ratio(&vms->clean_cpu_ms[BENCH_LEFT_ALL], &vms->clean_cpu_ms[BENCH_LEFT_1PCT],
+			0.5));
+}
+
+void bench_vms_print(struct bench_vms *vms)
+{
+	if (vms->starts[0].boot_ms.count)
+		starts_print(vms);
+	if (vms->pages)
+		writes_print(vms);
+}
+
+json_t *bench_vms_json(struct bench_vms *vms)
+{
+	json_t *root = json_object(), *starts = json_object(), *writes = json_object();
+	json_t *lefts = json_object();
+
+	for (unsigned i = 0; i < BENCH_STARTS; i++)
+		json_object_set_new(starts, start_names[i].json,
+			json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "boot_min_ms",
+				bench_rank(&vms->starts[i].boot_ms, 0), "boot_ms",
+				bench_rank(&vms->starts[i].boot_ms, 0.5), "less_kvm_min_ms",
+				bench_rank(&vms->starts[i].less_ms, 0), "less_kvm_ms",
+				bench_rank(&vms->starts[i].less_ms, 0.5), "wall_ms",
+				bench_rank(&vms->starts[i].wall_ms, 0.5), "cpu_ms",
+				bench_rank(&vms->starts[i].cpu_ms, 0.5)));
+	for (unsigned i = 0; i < BENCH_WRITES; i++)
+		json_object_set_new(writes, write_names[i].json,
+			json_pack("{s:f, s:f, s:f, s:f}", "minor_faults",
+				bench_rank(&vms->writes[i].minor, 0.5), "major_faults",
+				bench_rank(&vms->writes[i].major, 0.5), "pages_given",
+				bench_rank(&vms->writes[i].allocated, 0.5), "us_page",
+				bench_rank(&vms->writes[i].us_page, 0.5)));
+	for (unsigned i = 0; i < BENCH_LEFTS; i++)
+		json_object_set_new(lefts, left_names[i].json,
+			json_pack("{s:f, s:f}", "ms", bench_rank(&vms->clean_ms[i], 0.5), "cpu_ms",
+				bench_rank(&vms->clean_cpu_ms[i], 0.5)));
+	json_object_set_new(root, "start", starts);
+	json_object_set_new(root, "pages", json_integer((json_int_t)vms->pages));
+	json_object_set_new(root, "write", writes);
+	json_object_set_new(root, "clean", lefts);
+	return root;
+}
