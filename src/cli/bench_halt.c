@@ -187,7 +187,7 @@ static double us(uint64_t from, uint64_t to)
 static int vm_live(struct maker *maker, unsigned i)
 {
 	struct halt_bench *bench = maker->bench;
-	struct timeline tl;
+	struct timeline tl = {0};
 	struct machine_params params = {
 		.config = &bench->config,
 		.kvm = bench->kvm,

@@ -372,12 +372,15 @@ static int reports_write(struct run *run)
 
 int cli_run(int argc, char **argv)
 {
-	struct run run = {.signal_fd = -1, .timeline_file.fd = -1};
+	/* Not on the stack: what a run does not use of it stays untouched. */
+	static struct run run;
 	const char *exec_ns = getenv("KVICK_EXEC_NS");
 	uint64_t started_ns = 0;
 	struct kv_err err = {0};
 	int status;
 
+	run.signal_fd = -1;
+	run.timeline_file.fd = -1;
 	if (exec_ns && uint_parse(exec_ns, 1, UINT64_MAX, &started_ns) < 0)
 		started_ns = 0;
 	timeline_init(&run.tl, started_ns);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -61,20 +62,37 @@ static int format_write(const struct timeline_file *file, const struct timeline 
 	return timeline_text(tl, file->fd);
 }
 
+/*
+ * Cut what was there before off behind what has been written. Not the other way round: ext4 writes
+ * a file that was cut to nothing and filled again to the disk when it is closed, which takes longer
+ * than all the rest.
+ */
+static int file_cut(int fd)
+{
+	struct stat st;
+	off_t at;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	/* Pipes and devices cannot be cut to length, and need not be. */
+	if (!S_ISREG(st.st_mode))
+		return 0;
+	at = lseek(fd, 0, SEEK_CUR);
+	return at < 0 || (at < st.st_size && ftruncate(fd, at) < 0) ? -errno : 0;
+}
+
 int timeline_file_write(struct timeline_file *file, const struct timeline *tl,
 	const struct timeline_detail *detail, struct kv_err *err)
 {
-	int r = 0;
+	int r;
 
 	if (file->fd == STDERR_FILENO) {
 		timeline_text(tl, file->fd);
 		return 0;
 	}
-	/* Pipes and devices cannot be cut to length, and need not be. */
-	if (ftruncate(file->fd, 0) < 0 && errno != EINVAL)
-		r = -errno;
+	r = format_write(file, tl, detail);
 	if (!r)
-		r = format_write(file, tl, detail);
+		r = file_cut(file->fd);
 	if (r < 0) {
 		err_set(err, r, "%s: cannot be written: %s", file->path, err_text(r));
 		if (file->created)

@@ -12,10 +12,11 @@
 
 int gmem_create(struct gmem **ret, const struct kv_log *log)
 {
-	struct gmem *gm = calloc(1, sizeof(*gm));
+	struct gmem *gm = malloc(sizeof(*gm));
 
 	if (!gm)
 		return -ENOMEM;
+	memset(gm, 0, offsetof(struct gmem, regions));
 	gm->log = log;
 	*ret = gm;
 	return 0;

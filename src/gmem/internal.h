@@ -39,19 +39,16 @@ struct gmem_small {
 
 struct gmem {
 	const struct kv_log *log;
-	unsigned region_count;
+	bool told_no_mmap; /* the notice about copying was given */
+	bool told_shared;  /* the same for memory that is shared */
+	unsigned region_count, listener_count, mapped_count, small_count, hot_count;
+	unsigned window_count; /* of all hot areas */
+	/* Valid up to their counts; not cleared, as each page touched is a fault at every start. */
 	struct gmem_region regions[GMEM_REGIONS_MAX];
-	unsigned listener_count;
 	struct gmem_listener listeners[GMEM_LISTENERS_MAX];
-	unsigned mapped_count;
 	struct gmem_mapped mapped[OVERLAYS_MAX]; /* what gmem_overlay() mapped from files */
-	unsigned small_count;
-	struct gmem_small small[OVERLAYS_MAX]; /* they do not overlap */
-	unsigned hot_count;
+	struct gmem_small small[OVERLAYS_MAX];	 /* they do not overlap */
 	struct gmem_hot *hots[GMEM_HOTS_MAX];
-	unsigned window_count; /* of all of them */
-	bool told_no_mmap;     /* the notice about copying was given */
-	bool told_shared;      /* the same for memory that is shared */
 };
 
 /* The region that holds all of [@host, @host + @bytes), or NULL. */

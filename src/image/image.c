@@ -158,9 +158,15 @@ static int memfd_load(struct image *img, const struct cache_source *source, stru
 
 static int entry_load(struct image *img, const struct cache *cache, const struct cache_entry *entry)
 {
-	char path[PATH_MAX + CACHE_NAME_BYTES];
+	/* Not on the stack, whose pages a start that needs no cache would touch. */
+	const size_t bytes = PATH_MAX + CACHE_NAME_BYTES;
+	MEM_SCOPED char *path = malloc(bytes);
 
-	cache_path(cache, entry, path, sizeof(path));
+	if (!path) {
+		close(entry->fd);
+		return -ENOMEM;
+	}
+	cache_path(cache, entry, path, bytes);
 	img->plan.packing = entry->packing;
 	return data_set(img, entry->fd, 0, entry->elf_bytes, path);
 }

@@ -101,19 +101,22 @@ int kvm_cap(const struct kvm *kvm, int cap)
 
 static int cpuid_ask(const struct kvm *kvm, struct kvm_cpuid2 **ret)
 {
+	/* Not cleared: KVM fills in what it has, and the rest would cost page faults. */
 	struct kvm_cpuid2 *cpuid =
-		calloc(1, sizeof(*cpuid) + CPUID_LEAVES_MAX * sizeof(cpuid->entries[0]));
+		malloc(sizeof(*cpuid) + CPUID_LEAVES_MAX * sizeof(cpuid->entries[0]));
+	struct kvm_cpuid2 *fit;
 	int r;
 
 	if (!cpuid)
 		return -ENOMEM;
-	cpuid->nent = CPUID_LEAVES_MAX;
+	*cpuid = (struct kvm_cpuid2){.nent = CPUID_LEAVES_MAX};
 	r = kvm_call(kvm->fd, KVM_GET_SUPPORTED_CPUID, (unsigned long)cpuid);
 	if (r < 0) {
 		free(cpuid);
 		return r;
 	}
-	*ret = cpuid;
+	fit = realloc(cpuid, sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]));
+	*ret = fit ? fit : cpuid;
 	return 0;
 }
 

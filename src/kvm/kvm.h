@@ -154,8 +154,8 @@ int kvm_lapic_set(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *lapic);
  */
 int kvm_msrs_set(struct kvm_vcpu *vcpu, const struct kvm_msr_entry *entries, unsigned count);
 
-/* The guest TSC's frequency in kHz, or -errno (KVM_GET_TSC_KHZ). */
-int kvm_tsc_khz(struct kvm_vcpu *vcpu);
+/* The frequency of the TSC of @vcpu of @vm in kHz, or -errno (KVM_GET_TSC_KHZ). */
+int kvm_tsc_khz(struct kvm_vm *vm, struct kvm_vcpu *vcpu);
 
 /* Arm or disarm guest debugging (KVM_SET_GUEST_DEBUG). Context: the vCPU's own thread. */
 int kvm_debug_set(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *debug);

@@ -479,11 +479,12 @@ void chardev_listen(struct chardev *dev)
 
 int chardev_make(struct chardev **ret, struct loop *loop, const char *name)
 {
-	struct chardev *dev = calloc(1, sizeof(*dev));
+	struct chardev *dev = malloc(sizeof(*dev));
 	int r = -ENOMEM;
 
 	if (!dev)
 		return -ENOMEM;
+	memset(dev, 0, offsetof(struct chardev, held));
 	dev->loop = loop;
 	dev->in.fd = -1;
 	dev->out.fd = -1;

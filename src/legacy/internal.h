@@ -50,8 +50,7 @@ struct chardev {
 	struct chardev_end out;		 /* [l] */
 	bool in_direct;			 /* [l] input cannot be polled: read without asking */
 	bool escape;			 /* [l] Ctrl-A was typed */
-	size_t held_start, held_used;	 /* [l] input that the receiver did not take yet */
-	uint8_t held[CHARDEV_INPUT_BYTES];
+	size_t held_start, held_used;	 /* [l] of held[] */
 
 	int listen_fd;			   /* [c] unix: or -1 */
 	struct loop_source *listen_source; /* [l] NULL while there is a client */
@@ -63,6 +62,10 @@ struct chardev {
 	uint8_t *ring; /* NULL until the first byte */
 	size_t ring_start, ring_used;
 	_Atomic uint64_t dropped; /* [a] written under the lock */
+
+	/* [l] Input that the receiver did not take yet. Not cleared: most consoles never need it.
+	 */
+	uint8_t held[CHARDEV_INPUT_BYTES];
 };
 
 /*

@@ -299,7 +299,7 @@ static int vcpus_make(struct machine *m, const struct x86_boot *boot, const stru
 		if (r < 0)
 			return r;
 		if (i == 0) {
-			int khz = kvm_tsc_khz(vcpu_kvm(m->vcpus[0]));
+			int khz = kvm_tsc_khz(m->vm, vcpu_kvm(m->vcpus[0]));
 
 			cpu.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 		}

@@ -22,7 +22,6 @@ void timeline_init(struct timeline *tl, uint64_t exec_ns)
 	uint64_t now = clock_ns();
 	uint64_t cpu = clock_read(CLOCK_PROCESS_CPUTIME_ID);
 
-	memset(tl, 0, sizeof(*tl));
 	tl->exec_measured = exec_ns && exec_ns <= now;
 	tl->ns[MARK_EXEC] = tl->exec_measured ? exec_ns : now - cpu;
 	tl->ns[MARK_MAIN] = now;

@@ -59,7 +59,7 @@ struct timeline {
 };
 
 /*
- * Start a timeline: clears it and sets MARK_EXEC and MARK_MAIN.
+ * Start a timeline, all of which must be zero: sets MARK_EXEC and MARK_MAIN.
  * @exec_ns: CLOCK_MONOTONIC ns read by the starter right before execve, or 0 when unknown; then
  * MARK_EXEC is taken as now less the CPU time this process has used.
  * Context: one thread, before any other use.

@@ -2,6 +2,7 @@
 #include "trace/timeline.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,10 @@ static const char *const mark_texts[MARK_COUNT] = {
 	[MARK_SHUTDOWN] = "guest shut down",
 	[MARK_DOWN] = "torn down",
 };
+
+/* Microseconds with their fraction. Printing floating point would cost more than the whole file. */
+#define US_FORMAT   "%" PRIu64 ".%03u"
+#define US_ARGS(ns) (uint64_t)((ns) / 1000), (unsigned)((ns) % 1000)
 
 static int row_compare(const void *a, const void *b)
 {
@@ -122,8 +127,9 @@ static void track_json(FILE *f, unsigned tid, const char *name, unsigned index)
 static void span_json(FILE *f, unsigned tid, const char *name, uint64_t from_ns, uint64_t ns)
 {
 	fprintf(f,
-		",\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,\"ts\":%.3f,\"dur\":%.3f}",
-		name, tid, (double)from_ns / 1e3, (double)ns / 1e3);
+		",\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,\"ts\":" US_FORMAT
+		",\"dur\":" US_FORMAT "}",
+		name, tid, US_ARGS(from_ns), US_ARGS(ns));
 }
 
 /* What a vCPU did: in the guest, and the handling of each exit, which is a device's work. */
@@ -160,8 +166,8 @@ static void vcpu_json(FILE *f, const struct timeline *tl, const struct timeline_
 	if (dropped)
 		fprintf(f,
 			",\n{\"name\":\"%llu exits more\",\"ph\":\"i\",\"s\":\"t\",\"pid\":1,"
-			"\"tid\":%u,\"ts\":%.3f}",
-			(unsigned long long)dropped, tid, (double)(entered - start) / 1e3);
+			"\"tid\":%u,\"ts\":" US_FORMAT "}",
+			(unsigned long long)dropped, tid, US_ARGS(entered - start));
 }
 
 /* What the loop's thread did for devices. */
@@ -203,11 +209,10 @@ int timeline_json(const struct timeline *tl, const struct timeline_detail *detai
 		tl->exec_measured ? "measured" : "derived");
 	for (size_t i = 0; i < count; i++)
 		fprintf(f,
-			"%s{\"name\":\"%s\",\"ph\":\"i\",\"s\":\"g\",\"pid\":1,\"tid\":1,\"ts\":%."
-			"3f,"
-			"\"args\":{\"cpu_us\":%.3f}}",
+			"%s{\"name\":\"%s\",\"ph\":\"i\",\"s\":\"g\",\"pid\":1,\"tid\":1,"
+			"\"ts\":" US_FORMAT ",\"args\":{\"cpu_us\":" US_FORMAT "}}",
 			i ? ",\n" : "", rows[i].text ? rows[i].text : rows[i].room,
-			(double)(rows[i].ns - start) / 1e3, (double)rows[i].cpu_ns / 1e3);
+			US_ARGS(rows[i].ns - start), US_ARGS(rows[i].cpu_ns));
 	for (unsigned i = 0; detail && i < detail->cpus; i++)
 		vcpu_json(f, tl, detail, i, i + 2);
 	if (detail)
