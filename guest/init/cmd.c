@@ -412,6 +412,8 @@ cmd_fn cmd_find(const char *name)
 		{"ls", cmd_ls},
 		{"mem", cmd_mem},
 		{"memtest", cmd_memtest},
+		{"memwait", cmd_memwait},
+		{"memwork", cmd_memwork},
 		{"mkdir", cmd_mkdir},
 		{"mount", cmd_mount},
 		{"port", cmd_port},

@@ -26,6 +26,18 @@ cmd_fn cmd_find(const char *name);
 int cmd_memtest(int argc, char **argv, char *why);
 
 /*
+ * "memwait LOW HIGH": waits until MemTotal is from LOW to HIGH MiB, for five minutes at most; a
+ * cmd_fn.
+ */
+int cmd_memwait(int argc, char **argv, char *why);
+
+/*
+ * "memwork MIB" begins to write patterns to fresh memory and to check them, over and over, in a
+ * child; "memwork stop" ends that and tells how often it was done; a cmd_fn.
+ */
+int cmd_memwork(int argc, char **argv, char *why);
+
+/*
  * "read FILE BYTES": reads so many bytes, or to the end, and tells how many there were and how many
  * different ones; a cmd_fn.
  */

@@ -18,30 +18,41 @@ struct memtest {
 	int bad;
 };
 
+/* The value of a line of /proc/meminfo, in KiB. Returns 0 or a negative errno. */
+static long meminfo_kib(const char *key, unsigned long *ret)
+{
+	unsigned long len = strlen(key);
+	char text[1024];
+	long err = read_text("/proc/meminfo", text, sizeof(text));
+	char *p = text;
+
+	if (err < 0)
+		return err;
+	while (strncmp(p, key, len)) {
+		p = strchr(p, '\n');
+		if (!p)
+			return -ENOENT;
+		p++;
+	}
+	*ret = 0;
+	for (p += len; *p == ' '; p++)
+		;
+	for (; *p >= '0' && *p <= '9'; p++)
+		*ret = *ret * 10 + (unsigned long)(*p - '0');
+	return 0;
+}
+
 /*
  * What a test may take of the memory that is free: page tables for it, and a rest for the kernel,
  * which otherwise kills the test.
  */
 static long free_mib(unsigned long *ret)
 {
-	static const char key[] = "MemAvailable:";
-	char text[1024];
-	long err = read_text("/proc/meminfo", text, sizeof(text));
-	unsigned long kib = 0;
-	char *p = text;
+	unsigned long kib;
+	long err = meminfo_kib("MemAvailable:", &kib);
 
 	if (err < 0)
 		return err;
-	while (strncmp(p, key, sizeof(key) - 1)) {
-		p = strchr(p, '\n');
-		if (!p)
-			return -ENOENT;
-		p++;
-	}
-	for (p += sizeof(key) - 1; *p == ' '; p++)
-		;
-	for (; *p >= '0' && *p <= '9'; p++)
-		kib = kib * 10 + (unsigned long)(*p - '0');
 	kib -= kib / 64;
 	*ret = kib / 1024 > 2 ? kib / 1024 - 2 : 0;
 	return 0;
@@ -141,4 +152,91 @@ int cmd_memtest(int argc, char **argv, char *why)
 		err = memtest_result(t, status, why);
 	sys_munmap(t, PAGE);
 	return err < 0 ? -1 : 0;
+}
+
+#define WAIT_STEP_NS 20000000
+#define WAIT_STEPS   15000 /* five minutes */
+
+int cmd_memwait(int argc, char **argv, char *why)
+{
+	unsigned long low, high, kib = 0;
+	struct timespec step = {.tv_nsec = WAIT_STEP_NS};
+
+	if (argc != 3 || parse_num(argv[1], &low) || parse_num(argv[2], &high))
+		return fail(why, "needs LOW and HIGH, in MiB", 0);
+	for (int i = 0; i < WAIT_STEPS; i++) {
+		long err = meminfo_kib("MemTotal:", &kib);
+
+		if (err < 0)
+			return fail(why, "/proc/meminfo", err);
+		if (kib / 1024 >= low && kib / 1024 <= high) {
+			say("memwait: %lu MiB", kib / 1024);
+			return 0;
+		}
+		my_syscall2(__NR_nanosleep, &step, NULL);
+	}
+	say("memwait: still %lu MiB", kib / 1024);
+	return fail(why, "memory did not become what was waited for", 0);
+}
+
+/* Shared between init and the child that works. */
+struct memwork {
+	long pid;
+	volatile int stop;
+	volatile unsigned long rounds;
+	struct memtest test;
+};
+
+static void memwork_child(struct memwork *w)
+{
+	while (!w->stop && !w->test.err && !w->test.bad) {
+		unsigned long bytes = w->test.mib * MIB, words = bytes / sizeof(unsigned long);
+		volatile unsigned long *mem = sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+		if ((unsigned long)mem > -PAGE) {
+			w->test.err = (long)mem;
+			return;
+		}
+		for (unsigned long i = 0; i < words; i += STEP_WORDS)
+			mem[i] = pattern(i) + w->rounds;
+		for (unsigned long i = 0; i < words && !w->test.bad; i += STEP_WORDS)
+			w->test.bad = mem[i] != pattern(i) + w->rounds;
+		sys_munmap((void *)mem, bytes);
+		w->rounds++;
+	}
+}
+
+int cmd_memwork(int argc, char **argv, char *why)
+{
+	static struct memwork *w;
+	unsigned long mib;
+	int status = 0;
+
+	if (argc == 2 && !w && !parse_num(argv[1], &mib) && mib && mib <= 4096) {
+		w = sys_mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		if ((unsigned long)w > -PAGE) {
+			w = NULL;
+			return fail(why, "no memory", 0);
+		}
+		w->test.mib = mib;
+		w->pid = sys_fork();
+		if (w->pid == 0) {
+			memwork_child(w);
+			sys_exit(0);
+		}
+		return w->pid < 0 ? fail(why, "fork", w->pid) : 0;
+	}
+	if (argc != 2 || !w || strcmp(argv[1], "stop"))
+		return fail(why, "needs a number of MiB, once, and then stop", 0);
+	w->stop = 1;
+	sys_wait4((pid_t)w->pid, &status, 0, NULL);
+	if (WTERMSIG(status))
+		return fail(why, "killed, most likely out of memory", 0);
+	if (w->test.err)
+		return fail(why, "mmap", w->test.err);
+	if (w->test.bad)
+		return fail(why, "memory does not hold what was written", 0);
+	say("memwork: %lu rounds of %lu MiB ok", w->rounds, w->test.mib);
+	return 0;
 }
