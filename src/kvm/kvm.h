@@ -157,6 +157,13 @@ int kvm_msrs_set(struct kvm_vcpu *vcpu, const struct kvm_msr_entry *entries, uns
 /* The frequency of the TSC of @vcpu of @vm in kHz, or -errno (KVM_GET_TSC_KHZ). */
 int kvm_tsc_khz(struct kvm_vm *vm, struct kvm_vcpu *vcpu);
 
+/*
+ * Have kvmclock tell the guest that it was stopped by its host, so that its watchdogs do not take
+ * the pause for a hang (KVM_KVMCLOCK_CTRL).
+ * Returns 0; -EINVAL when the guest does not use kvmclock; -errno. Context: the vCPU's own thread.
+ */
+int kvm_clock_stopped(struct kvm_vcpu *vcpu);
+
 /* Arm or disarm guest debugging (KVM_SET_GUEST_DEBUG). Context: the vCPU's own thread. */
 int kvm_debug_set(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *debug);
 

@@ -123,6 +123,11 @@ int kvm_tsc_khz(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
 	return r < 0 ? kvm_call(vcpu->fd, KVM_GET_TSC_KHZ, 0) : r;
 }
 
+int kvm_clock_stopped(struct kvm_vcpu *vcpu)
+{
+	return kvm_call(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
 int kvm_debug_set(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *debug)
 {
 	return kvm_call(vcpu->fd, KVM_SET_GUEST_DEBUG, (unsigned long)debug);

@@ -26,6 +26,13 @@ struct loop_source {
 	int fd;		   /* [c] -1: a timer */
 	size_t heap_at;	   /* timer: place in the heap, NOT_ARMED; under the loop's lock */
 	uint64_t due_ns;   /* timer: CLOCK_MONOTONIC; under the loop's lock */
+
+	/* Of a branch's sources: */
+	struct loop *branch;		 /* [c] or NULL */
+	struct loop_source *prev, *next; /* [l] in the branch's list */
+	uint32_t events;		 /* [l] what to watch for, while it is off, too */
+	bool off;  /* [l] descriptor: it was ready while the branch was held */
+	bool late; /* timer: it was due while the branch was held; under the loop's lock */
 };
 
 struct post {
@@ -35,6 +42,10 @@ struct post {
 };
 
 struct loop {
+	struct loop *trunk;	     /* [c] of a branch, which uses the next two only; or NULL */
+	bool held;		     /* [l] */
+	struct loop_source *sources; /* [l] */
+
 	int epoll_fd;		/* [c] */
 	int wake_fd;		/* [c] eventfd */
 	_Atomic bool stop;	/* [a] */
@@ -92,10 +103,25 @@ err_free:
 	return r;
 }
 
+int loop_branch(struct loop **ret, struct loop *trunk)
+{
+	struct loop *branch = calloc(1, sizeof(*branch));
+
+	if (!branch)
+		return -ENOMEM;
+	branch->trunk = trunk;
+	*ret = branch;
+	return 0;
+}
+
 void loop_destroy(struct loop *loop)
 {
 	if (!loop)
 		return;
+	if (loop->trunk) {
+		free(loop);
+		return;
+	}
 	for (struct post *post = loop->post_first, *next; post; post = next) {
 		next = post->next;
 		free(post);
@@ -132,20 +158,50 @@ static void unlock_and_wake(struct loop *loop, bool work)
 		wake(loop);
 }
 
+/* A new source of @loop, which may be a branch; NULL: out of memory. */
+static struct loop_source *source_make(struct loop *loop, int fd, loop_fn fn, void *ctx)
+{
+	struct loop_source *source = calloc(1, sizeof(*source));
+
+	if (!source)
+		return NULL;
+	*source = (struct loop_source){
+		.loop = loop, .fn = fn, .ctx = ctx, .fd = fd, .heap_at = NOT_ARMED};
+	if (loop->trunk) {
+		source->loop = loop->trunk;
+		source->branch = loop;
+		source->next = loop->sources;
+		if (source->next)
+			source->next->prev = source;
+		loop->sources = source;
+	}
+	return source;
+}
+
+static void source_free(struct loop_source *source)
+{
+	if (source->prev)
+		source->prev->next = source->next;
+	else if (source->branch)
+		source->branch->sources = source->next;
+	if (source->next)
+		source->next->prev = source->prev;
+	free(source);
+}
+
 int loop_add_fd(
 	struct loop *loop, int fd, uint32_t events, loop_fn fn, void *ctx, struct loop_source **ret)
 {
-	struct loop_source *source = calloc(1, sizeof(*source));
+	struct loop_source *source = source_make(loop, fd, fn, ctx);
 	struct epoll_event event = {.events = events, .data.ptr = source};
 
 	if (!source)
 		return -ENOMEM;
-	*source = (struct loop_source){
-		.loop = loop, .fn = fn, .ctx = ctx, .fd = fd, .heap_at = NOT_ARMED};
-	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
+	source->events = events;
+	if (epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
 		int r = -errno;
 
-		free(source);
+		source_free(source);
 		return r;
 	}
 	*ret = source;
@@ -158,9 +214,54 @@ int loop_mod_fd(struct loop_source *source, uint32_t events)
 
 	if (source->fd < 0)
 		return -EINVAL;
+	source->events = events;
+	if (source->off)
+		return 0;
 	if (epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event) < 0)
 		return -errno;
 	return 0;
+}
+
+/*
+ * Do not hear of @source any more until source_on(). It stays in the set, so that coming back
+ * cannot fail; hanging up, which cannot be masked, is then reported once at most.
+ */
+static void source_off(struct loop_source *source)
+{
+	struct epoll_event event = {.events = EPOLLET, .data.ptr = source};
+
+	if (!source->off)
+		epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event);
+	source->off = true;
+}
+
+/* What became ready meanwhile is reported anew. */
+static void source_on(struct loop_source *source)
+{
+	struct epoll_event event = {.events = source->events, .data.ptr = source};
+
+	source->off = false;
+	epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event);
+}
+
+void loop_hold(struct loop *branch, bool hold)
+{
+	struct loop *loop = branch->trunk;
+
+	branch->held = hold;
+	if (hold)
+		return;
+	for (struct loop_source *source = branch->sources; source; source = source->next) {
+		bool late;
+
+		if (source->off)
+			source_on(source);
+		pthread_mutex_lock(&loop->lock);
+		late = source->late;
+		pthread_mutex_unlock(&loop->lock);
+		if (late)
+			loop_set_timer(source, 1);
+	}
 }
 
 /* The heap: all four are called with the lock. */
@@ -226,20 +327,19 @@ static int heap_reserve(struct loop *loop)
 
 int loop_add_timer(struct loop *loop, loop_fn fn, void *ctx, struct loop_source **ret)
 {
-	struct loop_source *source = calloc(1, sizeof(*source));
+	struct loop_source *source = source_make(loop, -1, fn, ctx);
 	int r;
 
 	if (!source)
 		return -ENOMEM;
-	*source = (struct loop_source){
-		.loop = loop, .fn = fn, .ctx = ctx, .fd = -1, .heap_at = NOT_ARMED};
+	loop = source->loop;
 	pthread_mutex_lock(&loop->lock);
 	r = heap_reserve(loop);
 	if (!r)
 		loop->timer_count++;
 	pthread_mutex_unlock(&loop->lock);
 	if (r < 0) {
-		free(source);
+		source_free(source);
 		return r;
 	}
 	*ret = source;
@@ -257,6 +357,7 @@ int loop_set_timer(struct loop_source *source, uint64_t ns)
 		due = UINT64_MAX;
 	pthread_mutex_lock(&loop->lock);
 	heap_drop(loop, source);
+	source->late = false;
 	if (ns) {
 		source->due_ns = due;
 		heap_put(loop, loop->heap_count++, source);
@@ -285,7 +386,7 @@ void loop_remove(struct loop_source *source)
 		loop->timer_count--;
 		pthread_mutex_unlock(&loop->lock);
 	}
-	free(source);
+	source_free(source);
 }
 
 int loop_post(struct loop *loop, void (*fn)(void *ctx), void *ctx)
@@ -294,6 +395,8 @@ int loop_post(struct loop *loop, void (*fn)(void *ctx), void *ctx)
 
 	if (!post)
 		return -ENOMEM;
+	if (loop->trunk)
+		loop = loop->trunk;
 	*post = (struct post){.fn = fn, .ctx = ctx};
 	pthread_mutex_lock(&loop->lock);
 	*loop->post_end = post;
@@ -397,7 +500,11 @@ static void batch_run(struct loop *loop)
 			/* Only to make it unreadable; what there is to do is found by looking. */
 			n = read(loop->wake_fd, &count, sizeof(count));
 			(void)n;
-		} else if (event->events) {
+		} else if (!event->events) {
+			continue; /* removed meanwhile */
+		} else if (source->branch && source->branch->held) {
+			source_off(source);
+		} else {
 			source_call(loop, source, event->events);
 		}
 	}
@@ -410,6 +517,7 @@ static void timers_run(struct loop *loop)
 
 	while (!atomic_load(&loop->stop)) {
 		struct loop_source *timer = NULL;
+		bool held = false;
 
 		pthread_mutex_lock(&loop->lock);
 		if (loop->heap_count) {
@@ -420,11 +528,14 @@ static void timers_run(struct loop *loop)
 				heap_drop(loop, timer);
 			else
 				timer = NULL;
+			if (timer && timer->branch && timer->branch->held)
+				timer->late = held = true;
 		}
 		pthread_mutex_unlock(&loop->lock);
 		if (!timer)
 			return;
-		source_call(loop, timer, 0);
+		if (!held)
+			source_call(loop, timer, 0);
 	}
 }
 

@@ -26,6 +26,20 @@ int loop_create(struct loop **ret);
 void loop_destroy(struct loop *loop);
 
 /*
+ * Make a branch of @trunk: sources that are added to it are served by @trunk's thread and can be
+ * held together. It is no loop to run, and what is posted to it runs in @trunk, held or not.
+ * Returns 0 or -ENOMEM. Owns: the caller destroys it with loop_destroy(), after its sources and
+ * before @trunk.
+ */
+int loop_branch(struct loop **ret, struct loop *trunk);
+
+/*
+ * From now on, call none of @branch's sources (@hold), or go on: what became ready and what was
+ * due in between is served then. Context: loop thread.
+ */
+void loop_hold(struct loop *branch, bool hold);
+
+/*
  * Watch @fd (borrowed) for @events, level-triggered unless EPOLLET is set.
  * Returns 0; -EPERM when the descriptor cannot be polled (regular file); -EEXIST; -errno.
  * Owns: the caller removes *@ret before it closes @fd. Context: loop thread, or before it runs.

@@ -105,19 +105,20 @@ static void console_quit(void *ctx)
 	machine_finish(ctx, MACHINE_QUIT, "");
 }
 
+/* Its host side goes on while the machine is paused: somebody may want to end it there. */
 static int console_open(struct machine *m, struct kv_err *err)
 {
 	const struct vm_config *config = m->p.config;
 
 	switch (config->serial) {
 	case VM_SERIAL_STDIO:
-		return chardev_stdio(&m->console, m->p.loop, err);
+		return chardev_stdio(&m->console, m->trunk, err);
 	case VM_SERIAL_FILE:
-		return chardev_file(&m->console, m->p.loop, config->serial_path, err);
+		return chardev_file(&m->console, m->trunk, config->serial_path, err);
 	case VM_SERIAL_PTY:
-		return chardev_pty(&m->console, m->p.loop, err);
+		return chardev_pty(&m->console, m->trunk, err);
 	case VM_SERIAL_UNIX:
-		return chardev_unix(&m->console, m->p.loop, config->serial_path, err);
+		return chardev_unix(&m->console, m->trunk, config->serial_path, err);
 	case VM_SERIAL_NONE:
 		break;
 	}

@@ -43,6 +43,9 @@ struct machine_mem {
 /* Shared by the files of machine/ alone. Members stand in the order of their creation. */
 struct machine {
 	struct machine_params p;   /* [c] p.config only during machine_create() */
+	struct loop *trunk;	   /* [c] p.loop as it was given */
+	struct loop *devices;	   /* [c] a branch of it, and p.loop now; held while paused */
+	bool paused;		   /* [l] */
 	unsigned cpu_count;	   /* [c] */
 	bool reset_by_fault;	   /* [c] reboot=t on the command line: a triple fault is a reset */
 	struct gmem *gm;	   /* [c] */

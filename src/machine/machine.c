@@ -8,6 +8,8 @@
 
 #include "machine/internal.h"
 
+#define PAUSE_NS 2000000000ULL /* for all vCPUs together to leave the guest */
+
 int machine_create(struct machine **ret, const struct machine_params *params, struct kv_err *err)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -16,10 +18,16 @@ int machine_create(struct machine **ret, const struct machine_params *params, st
 	if (!m)
 		return err_set(err, -ENOMEM, "out of memory");
 	m->p = *params;
+	m->trunk = params->loop;
 	m->cpu_count = params->config->cpus;
 	pthread_mutex_init(&m->end_lock, NULL);
 	m->vcpus = calloc(m->cpu_count, sizeof(*m->vcpus));
 	r = m->vcpus ? vcpu_signal_init() : -ENOMEM;
+	if (!r)
+		r = loop_branch(&m->devices, params->loop);
+	/* What is built from here on lives in the branch. */
+	if (!r)
+		m->p.loop = m->devices;
 	if (r < 0)
 		err_set(err, r, "%s", err_text(r));
 	if (!r)
@@ -46,6 +54,54 @@ int machine_start(struct machine *m, struct kv_err *err)
 			return r;
 	}
 	return machine_fill_start(m, err);
+}
+
+/*
+ * The loop thread waits for the vCPUs: they are in devices for short times only, and wait for
+ * nothing that this thread would have to do. If one does not come, nothing has happened.
+ */
+int machine_pause(struct machine *m, struct kv_err *err)
+{
+	uint64_t late = clock_ns() + PAUSE_NS;
+	int r = 0;
+
+	if (m->paused)
+		return 0;
+	if (atomic_load(&m->over))
+		return err_set(err, -ESHUTDOWN, "the VM is about to end");
+	for (unsigned i = 0; i < m->cpu_count; i++)
+		vcpu_pause(m->vcpus[i]);
+	for (unsigned i = 0; !r && i < m->cpu_count; i++) {
+		uint64_t now = clock_ns();
+
+		r = vcpu_parked(m->vcpus[i], now < late ? late - now : 0);
+		if (r < 0)
+			err_set(err, -EBUSY,
+				"vCPU %u did not leave the guest within %llu s; the VM runs on", i,
+				PAUSE_NS / 1000000000);
+	}
+	m->paused = true;
+	if (r < 0) {
+		machine_resume(m);
+		return -EBUSY;
+	}
+	loop_hold(m->devices, true);
+	return 0;
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	m->paused = false;
+	loop_hold(m->devices, false);
+	for (unsigned i = 0; i < m->cpu_count; i++)
+		vcpu_resume(m->vcpus[i]);
+}
+
+bool machine_paused(const struct machine *m)
+{
+	return m->paused;
 }
 
 void machine_destroy(struct machine *m)
@@ -78,6 +134,7 @@ void machine_destroy(struct machine *m)
 	if (m->gm && m->p.memory_over)
 		m->p.memory_over(m->p.ctx, m->gm);
 	gmem_destroy(m->gm);
+	loop_destroy(m->devices);
 	pthread_mutex_destroy(&m->end_lock);
 	free(m);
 }

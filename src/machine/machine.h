@@ -96,6 +96,21 @@ void machine_stop(struct machine *m);
 int machine_disk_look(struct machine *m, const char *id, struct kv_err *err);
 
 /*
+ * Stop the guest: its vCPUs leave it, and its devices serve nothing until machine_resume(). What
+ * the host does for them goes on (a disk's requests under way end, the console prints what it has).
+ * Repeating it changes nothing.
+ * Returns 0; -ESHUTDOWN (the run is over); -EBUSY (a vCPU did not leave the guest within seconds:
+ * the machine runs on), with a sentence. Context: the loop thread.
+ */
+int machine_pause(struct machine *m, struct kv_err *err);
+
+/* Go on after machine_pause(); without one it changes nothing. Context: the loop thread. */
+void machine_resume(struct machine *m);
+
+/* True between machine_pause() and machine_resume(). Context: the loop thread. */
+bool machine_paused(const struct machine *m);
+
+/*
  * Stop the vCPU threads, flush the console, free everything in reverse order of creation. NULL is
  * allowed. Context: the loop thread, or when the loop does not run.
  */

@@ -14,6 +14,7 @@
 /* What the thread is asked to do when it leaves the guest. */
 #define ASK_KICKED (1U << 0)
 #define ASK_STOP   (1U << 1)
+#define ASK_PARK   (1U << 2)
 
 /*
  * A vCPU thread calls devices, which are small; this leaves room for the C library's formatting.
@@ -30,6 +31,10 @@ struct vcpu {
 	pthread_t self;		/* [c] once @live */
 	_Atomic bool live;	/* [a] the thread runs and takes kicks */
 	_Atomic unsigned asked; /* [a] ASK_* */
+	pthread_mutex_t lock;	/* guards the rest; taken last */
+	pthread_cond_t turn;	/* @hold or @inside changed, or a stop was asked for */
+	bool hold;		/* do not enter the guest */
+	bool inside;		/* in the guest, or in a device on its behalf */
 };
 
 static int kick_signal(void)
@@ -52,6 +57,7 @@ int vcpu_signal_init(void)
 int vcpu_create(struct vcpu **ret, const struct vcpu_params *params, struct kv_err *err)
 {
 	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	pthread_condattr_t attr;
 	int r;
 
 	if (!vcpu)
@@ -63,6 +69,11 @@ int vcpu_create(struct vcpu **ret, const struct vcpu_params *params, struct kv_e
 		return r;
 	}
 	vcpu->run = kvm_vcpu_page(vcpu->kvm);
+	pthread_mutex_init(&vcpu->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&vcpu->turn, &attr);
+	pthread_condattr_destroy(&attr);
 	*ret = vcpu;
 	return 0;
 }
@@ -73,6 +84,8 @@ void vcpu_destroy(struct vcpu *vcpu)
 		return;
 	vcpu_join(vcpu);
 	kvm_vcpu_destroy(vcpu->kvm);
+	pthread_cond_destroy(&vcpu->turn);
+	pthread_mutex_destroy(&vcpu->lock);
 	free(vcpu);
 }
 
@@ -98,6 +111,77 @@ void vcpu_kick(struct vcpu *vcpu)
 void vcpu_stop(struct vcpu *vcpu)
 {
 	vcpu_ask(vcpu, ASK_STOP);
+	/* One that is parked looks for the request before it waits, with the lock. */
+	pthread_mutex_lock(&vcpu->lock);
+	pthread_cond_broadcast(&vcpu->turn);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+void vcpu_pause(struct vcpu *vcpu)
+{
+	bool inside;
+
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->hold = true;
+	inside = vcpu->inside;
+	pthread_mutex_unlock(&vcpu->lock);
+	/* One outside finds @hold before it enters, and is not disturbed in what it does there. */
+	if (inside)
+		vcpu_ask(vcpu, ASK_PARK);
+}
+
+int vcpu_parked(struct vcpu *vcpu, uint64_t ns)
+{
+	uint64_t due = clock_ns() + ns;
+	struct timespec until = {(time_t)(due / 1000000000), (long)(due % 1000000000)};
+	int r = 0;
+
+	pthread_mutex_lock(&vcpu->lock);
+	while (!r && vcpu->inside)
+		r = pthread_cond_timedwait(&vcpu->turn, &vcpu->lock, &until);
+	pthread_mutex_unlock(&vcpu->lock);
+	return -r;
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->hold = false;
+	pthread_cond_broadcast(&vcpu->turn);
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+/*
+ * Go outside, stay there while the vCPU is held, and come in again unless the thread shall end.
+ * Called in its own thread.
+ */
+static void vcpu_park(struct vcpu *vcpu)
+{
+	bool held;
+
+	pthread_mutex_lock(&vcpu->lock);
+	held = vcpu->inside && vcpu->hold;
+	pthread_mutex_unlock(&vcpu->lock);
+	/* Before anybody is told that this vCPU stands still: it is the guest's memory's business.
+	 */
+	if (held)
+		kvm_clock_stopped(vcpu->kvm);
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->inside = false;
+	pthread_cond_broadcast(&vcpu->turn);
+	while (vcpu->hold && !(atomic_load(&vcpu->asked) & ASK_STOP))
+		pthread_cond_wait(&vcpu->turn, &vcpu->lock);
+	vcpu->inside = true;
+	pthread_mutex_unlock(&vcpu->lock);
+}
+
+/* The thread enters the guest no more. Called in it. */
+static void vcpu_leave(struct vcpu *vcpu)
+{
+	pthread_mutex_lock(&vcpu->lock);
+	vcpu->inside = false;
+	pthread_cond_broadcast(&vcpu->turn);
+	pthread_mutex_unlock(&vcpu->lock);
 }
 
 void vcpu_join(struct vcpu *vcpu)
@@ -134,6 +218,8 @@ static bool asked_serve(struct vcpu *vcpu)
 		return false;
 	if (asked & ASK_KICKED && vcpu->p.ops->kicked)
 		vcpu->p.ops->kicked(vcpu->p.ctx, vcpu);
+	if (asked & ASK_PARK)
+		vcpu_park(vcpu);
 	return true;
 }
 
@@ -294,8 +380,10 @@ static void *vcpu_main(void *arg)
 		exits_begin(vcpu->p.exits);
 	if (vcpu->p.ops->begin)
 		going = vcpu->p.ops->begin(vcpu->p.ctx, vcpu);
-	if (going)
+	if (going) {
+		vcpu_park(vcpu);
 		timeline_mark(tl, MARK_FIRST_ENTRY);
+	}
 	while (going) {
 		int r;
 
@@ -307,6 +395,7 @@ static void *vcpu_main(void *arg)
 		tl = NULL;
 		going = vcpu->p.exits ? exit_count(vcpu, r, &end) : exit_serve(vcpu, r, &end);
 	}
+	vcpu_leave(vcpu);
 	if (end.kind != VCPU_END_ASKED)
 		vcpu->p.ops->ended(vcpu->p.ctx, vcpu, &end);
 	return NULL;

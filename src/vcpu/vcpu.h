@@ -84,6 +84,21 @@ void vcpu_stop(struct vcpu *vcpu);
 /* vcpu_stop() and wait for the thread's end. Not from a vCPU thread. */
 void vcpu_join(struct vcpu *vcpu);
 
+/*
+ * Leave the guest soon and stay out of it until vcpu_resume(); does not wait, see vcpu_parked(). A
+ * vCPU that has no thread yet may be asked, too. Context: any thread, once at a time.
+ */
+void vcpu_pause(struct vcpu *vcpu);
+
+/*
+ * Wait, for @ns at most, until a vCPU that was paused runs no guest code and does no device's work.
+ * Returns 0; -ETIMEDOUT. Context: any thread but a vCPU's.
+ */
+int vcpu_parked(struct vcpu *vcpu, uint64_t ns);
+
+/* Go on after vcpu_pause(). Context: any thread. */
+void vcpu_resume(struct vcpu *vcpu);
+
 /* The KVM side: to set state before vcpu_start(), or from the callbacks. */
 struct kvm_vcpu *vcpu_kvm(struct vcpu *vcpu);
 unsigned vcpu_index(const struct vcpu *vcpu);

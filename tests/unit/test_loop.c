@@ -527,6 +527,87 @@ static void test_no_descriptors(void **state)
 	close(next);
 }
 
+/* A descriptor that is read when it is ready, and a timer, both counted. */
+struct held {
+	int fd;
+	unsigned read, fired;
+};
+
+static void held_read(void *ctx, uint32_t events)
+{
+	struct held *held = ctx;
+	uint64_t n;
+
+	held->read++;
+	assert_int_equal(read(held->fd, &n, sizeof(n)), sizeof(n));
+}
+
+static void held_fire(void *ctx, uint32_t events)
+{
+	((struct held *)ctx)->fired++;
+}
+
+/* What a held branch missed comes when it goes on; the trunk and other branches go on all along. */
+static void test_branch(void **state)
+{
+	struct loop *loop = *state, *branch = NULL, *other = NULL;
+	struct held held = {0}, free_one = {0}, trunk = {0};
+	struct loop_source *sources[3], *timer, *unset;
+
+	assert_int_equal(loop_branch(&branch, loop), 0);
+	assert_int_equal(loop_branch(&other, loop), 0);
+	held.fd = eventfd(1, EFD_NONBLOCK);
+	free_one.fd = eventfd(1, EFD_NONBLOCK);
+	trunk.fd = eventfd(1, EFD_NONBLOCK);
+	assert_int_equal(loop_add_fd(branch, held.fd, EPOLLIN, held_read, &held, &sources[0]), 0);
+	assert_int_equal(
+		loop_add_fd(other, free_one.fd, EPOLLIN, held_read, &free_one, &sources[1]), 0);
+	assert_int_equal(loop_add_fd(loop, trunk.fd, EPOLLIN, held_read, &trunk, &sources[2]), 0);
+	assert_int_equal(loop_add_timer(branch, held_fire, &held, &timer), 0);
+	assert_int_equal(loop_add_timer(branch, held_fire, &held, &unset), 0);
+	loop_set_timer(timer, 1);
+	loop_set_timer(unset, 1);
+	loop_hold(branch, true);
+	for (unsigned i = 0; i < 3; i++)
+		run_once(loop);
+	assert_int_equal(held.read, 0);
+	assert_int_equal(held.fired, 0);
+	assert_int_equal(free_one.read, 1);
+	assert_int_equal(trunk.read, 1);
+	/* Changes made meanwhile count. */
+	assert_int_equal(loop_mod_fd(sources[0], 0), 0);
+	loop_set_timer(unset, 0);
+	loop_hold(branch, false);
+	run_once(loop);
+	run_once(loop);
+	assert_int_equal(held.read, 0);
+	assert_int_equal(held.fired, 1);
+	loop_hold(branch, true);
+	assert_int_equal(loop_mod_fd(sources[0], EPOLLIN), 0);
+	run_once(loop);
+	run_once(loop);
+	loop_hold(branch, false);
+	run_once(loop);
+	assert_int_equal(held.read, 1);
+	/* Removed while it is off. */
+	loop_hold(branch, true);
+	assert_int_equal(write(held.fd, &(uint64_t){1}, 8), 8);
+	run_once(loop);
+	loop_remove(sources[0]);
+	loop_remove(timer);
+	loop_remove(unset);
+	loop_hold(branch, false);
+	run_once(loop);
+	assert_int_equal(held.read, 1);
+	loop_remove(sources[1]);
+	loop_remove(sources[2]);
+	loop_destroy(branch);
+	loop_destroy(other);
+	close(held.fd);
+	close(free_one.fd);
+	close(trunk.fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -540,6 +621,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_post, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_post_busy, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_before_run, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_branch, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_timer_wakes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_by_signal, setup, teardown),
