@@ -10,6 +10,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "api/api.h"
+#include "api/path.h"
 #include "base/fd.h"
 #include "cli/cli.h"
 #include "cli/out_file.h"
@@ -41,6 +43,9 @@ struct run {
 	int signal_fd;
 	struct loop_source *signal_source;
 	struct machine *machine;
+	struct api_sock sock; /* of the control socket, if there is one */
+	int api_fd;	      /* it, until api has it */
+	struct api *api;
 	int stopped_by; /* the signal that ended the run, or 0 */
 };
 
@@ -48,6 +53,7 @@ struct run {
 static struct {
 	const struct gmem *gm;
 	const struct chardev *console;
+	struct api_sock *sock;
 } crash;
 
 static void line_print(void *ctx, enum log_level level, const char *line)
@@ -74,8 +80,11 @@ static void sigbus_handler(int signo, siginfo_t *info, void *context)
 	chardev_restore(crash.console);
 	if (what && write(STDERR_FILENO, head, strlen(head)) > 0 &&
 		write(STDERR_FILENO, what, strlen(what)) > 0 &&
-		write(STDERR_FILENO, tail, strlen(tail)) > 0)
+		write(STDERR_FILENO, tail, strlen(tail)) > 0) {
+		if (crash.sock)
+			api_unlink(crash.sock);
 		_exit(CLI_EXIT_IMAGE_SHRANK);
+	}
 	/* Something else: let it end the process as it would have. */
 	signal(signo, SIG_DFL);
 	raise(signo);
@@ -220,6 +229,67 @@ static void run_memory_over(void *ctx, const struct gmem *gm)
 	run_memory_tell(&((struct run *)ctx)->memory, gm);
 }
 
+/*
+ * The control socket is made before anything of the VM, so that an id that is in use is an error
+ * before the VM starts. It costs nothing without --id and --api-sock.
+ */
+static int sock_open(struct run *run, struct kv_err *err)
+{
+	const struct vm_config *config = &run->opts.config;
+	char path[API_PATH_MAX];
+	int r;
+
+	if (config->no_api || (!config->named && !config->api_sock))
+		return 0;
+	r = config->api_sock ? 0 : api_path(path, config->id, err);
+	if (!r)
+		r = api_listen(config->api_sock ? config->api_sock : path, !config->api_sock,
+			&run->sock, err);
+	if (r < 0)
+		return r;
+	run->api_fd = r;
+	crash.sock = &run->sock;
+	return 0;
+}
+
+static int api_flush(void *ctx)
+{
+	struct run *run = ctx;
+
+	return run->opts.stats ? stats_write(run) : -ENOTSUP;
+}
+
+/* The vCPUs run; from now on requests are answered. */
+static int api_open(struct run *run, struct kv_err *err)
+{
+	struct api_params params = {
+		.machine = run->machine,
+		.config = &run->opts.config,
+		.loop = run->loop,
+		.listen_fd = run->api_fd,
+		.flush = api_flush,
+		.ctx = run,
+	};
+	int r;
+
+	if (run->api_fd < 0)
+		return 0;
+	r = api_start(&run->api, &params, err);
+	if (!r)
+		run->api_fd = -1;
+	return r;
+}
+
+/* Nobody finds the socket any more, and nobody is connected. */
+static void api_close(struct run *run)
+{
+	crash.sock = NULL;
+	api_unlink(&run->sock);
+	api_stop(run->api);
+	run->api = NULL;
+	fd_close(&run->api_fd);
+}
+
 static int run_start(struct run *run, struct kv_err *err)
 {
 	struct gmem_watch watch = {run_memory_tick, &run->memory};
@@ -270,7 +340,8 @@ static int run_start(struct run *run, struct kv_err *err)
 	crash.console = machine_console(run->machine);
 	if (crash.console && run->opts.config.serial == VM_SERIAL_PTY)
 		log_msg(&run->log, LOG_LEVEL_INFO, "serial port: %s", chardev_name(crash.console));
-	return machine_start(run->machine, err);
+	r = machine_start(run->machine, err);
+	return r < 0 ? r : api_open(run, err);
 }
 
 /* The exit status of an ended run; says on stderr what is not self-evident. */
@@ -309,6 +380,7 @@ static void run_free(struct run *run)
 {
 	crash.console = NULL;
 	crash.gm = NULL;
+	api_close(run);
 	machine_destroy(run->machine);
 	run_memory_free(&run->memory);
 	loop_remove(run->signal_source);
@@ -325,8 +397,10 @@ static void run_free(struct run *run)
 static int run_vm(struct run *run)
 {
 	struct kv_err err = {0};
-	int r = run_memory_ask(&run->memory, &run->opts.config, &err);
+	int r = sock_open(run, &err);
 
+	if (!r)
+		r = run_memory_ask(&run->memory, &run->opts.config, &err);
 	if (!r)
 		r = images_open(run, &err);
 	if (r < 0) {
@@ -343,6 +417,7 @@ static int run_vm(struct run *run)
 		r = loop_run(run->loop);
 	if (r < 0) {
 		/* The terminal is the machine's until it is gone. */
+		api_close(run);
 		machine_destroy(run->machine);
 		run->machine = NULL;
 		if (r == -ECANCELED && run->stopped_by)
@@ -381,6 +456,7 @@ int cli_run(int argc, char **argv)
 
 	run.signal_fd = -1;
 	run.timeline_file.fd = -1;
+	run.api_fd = -1;
 	if (exec_ns && uint_parse(exec_ns, 1, UINT64_MAX, &started_ns) < 0)
 		started_ns = 0;
 	timeline_init(&run.tl, started_ns);

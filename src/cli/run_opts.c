@@ -122,7 +122,12 @@ static const struct cli_option options[] = {
 		"count exits by reason, port and address; at the end and on\n"
 		"SIGUSR1 they are printed on stderr, or written to FILE as JSON",
 		stats_set, CLI_OPT_MAYBE},
-	{"id", "ID", "name of the VM, up to 64 of A-Z a-z 0-9 - _", field_set, 0},
+	{"id", "ID",
+		"name of the VM, up to 64 of A-Z a-z 0-9 - _; one that is given\n"
+		"has a control socket: $XDG_RUNTIME_DIR/kvick/ID.sock",
+		field_set, 0},
+	{"api-sock", "PATH", "put the control socket here", field_set, 0},
+	{"no-api", NULL, "make no control socket", field_set, 0},
 };
 
 static const struct cli_usage usage = {

@@ -38,6 +38,7 @@ int vm_config_init(struct vm_config *config)
 void vm_config_free(struct vm_config *config)
 {
 	free(config->id);
+	free(config->api_sock);
 	free(config->kernel);
 	for (unsigned i = 0; i < config->initrd_count; i++)
 		free(config->initrds[i]);
@@ -159,7 +160,29 @@ static int id_set(struct vm_config *config, const char *value, struct kv_err *er
 {
 	int r = config_id_check(value, err);
 
-	return r < 0 ? r : text_replace(&config->id, value);
+	if (!r)
+		r = text_replace(&config->id, value);
+	if (!r)
+		config->named = true;
+	return r;
+}
+
+static int sock_check(const char *path, struct kv_err *err)
+{
+	int r = path_check(path, err);
+
+	if (!r && strlen(path) > UNIX_MAX)
+		return err_set(err, -ERANGE,
+			"%s is too long for a Unix socket's path; at most %zu bytes are allowed",
+			config_show(path).text, UNIX_MAX);
+	return r;
+}
+
+static int api_sock_set(struct vm_config *config, const char *value, struct kv_err *err)
+{
+	int r = sock_check(value, err);
+
+	return r < 0 ? r : text_replace(&config->api_sock, value);
 }
 
 static int cpus_set(struct vm_config *config, const char *value, struct kv_err *err)
@@ -274,6 +297,16 @@ static int rng_set(struct vm_config *config, const char *value, struct kv_err *e
 	return 0;
 }
 
+static int no_api_set(struct vm_config *config, const char *value, struct kv_err *err)
+{
+	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
+
+	if (i < 0)
+		return i;
+	config->no_api = i;
+	return 0;
+}
+
 static int boot_timer_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
 	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
@@ -290,11 +323,7 @@ static int serial_path_check(enum vm_serial_kind kind, const char *path, struct 
 
 	if (r < 0)
 		return err_prefix(err, r, "%s", kind == VM_SERIAL_FILE ? "file" : "unix");
-	if (kind == VM_SERIAL_UNIX && strlen(path) > UNIX_MAX)
-		return err_set(err, -ERANGE,
-			"%s is too long for a Unix socket's path; at most %zu bytes are allowed",
-			config_show(path).text, UNIX_MAX);
-	return 0;
+	return kind == VM_SERIAL_UNIX ? sock_check(path, err) : 0;
 }
 
 static int serial_set(struct vm_config *config, const char *value, struct kv_err *err)
@@ -338,6 +367,7 @@ static const struct {
 	const char *name;
 	int (*set)(struct vm_config *config, const char *value, struct kv_err *err);
 } fields[] = {
+	{"api-sock", api_sock_set},
 	{"append", append_set},
 	{"boot-protocol", protocol_set},
 	{"boot-timer", boot_timer_set},
@@ -351,6 +381,7 @@ static const struct {
 	{"legacy", legacy_set},
 	{"mem-device", config_mem_add},
 	{"memory", config_memory_set},
+	{"no-api", no_api_set},
 	{"rng", rng_set},
 	{"serial", serial_set},
 	{"symbols", symbols_set},
@@ -402,6 +433,8 @@ int vm_config_check(const struct vm_config *config, struct kv_err *err)
 		r = named(cmdline_check(config->cmdline, err), "append", err);
 	if (!r)
 		r = named(config_id_check(config->id, err), "id", err);
+	if (!r && config->api_sock)
+		r = named(sock_check(config->api_sock, err), "api-sock", err);
 	if (!r)
 		r = named(config_memory_check(config->memory_bytes,
 				  size_format(config->memory_bytes, size, sizeof(size)), err),

@@ -621,6 +621,8 @@ static const struct field kvick_fields[] = {
 	{"discovery", text_read, "discovery", false},
 	{"boot_timer", flag_read, "boot-timer", false},
 	{"id", text_read, "id", false},
+	{"api_sock", text_read, "api-sock", false},
+	{"no_api", flag_read, "no-api", false},
 	{"memory", memory_read, "memory", false},
 };
 
@@ -645,7 +647,7 @@ static const struct section sections[] = {
 /* Refuse members of @value that @section does not know. */
 static int unknown_check(struct reader *rd, const struct section *section, json_t *value)
 {
-	char known[160] = "";
+	char known[240] = "";
 	size_t used = 0;
 	const char *key;
 	json_t *member;

@@ -173,12 +173,14 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 	}
 	/* json_pack_ex() takes over what is packed by "o", also when it fails. */
 	own = json_pack_ex(&bad, 0,
-		"{s:o, s:o, s:s, s:s, s:s*, s:s, s:s, s:s, s:b, s:s, s:o, s:o*}", "initrds",
-		initrds, "disks", disks, "image_map", config_image_maps[config->image_map],
-		"boot_protocol", config_protocols[config->protocol], "symbols", config->symbols,
-		"serial", serial, "legacy", config_legacies[config->legacy], "discovery",
+		"{s:o, s:o, s:s, s:s, s:s*, s:s, s:s, s:s, s:b, s:s*, s:s*, s:b, s:o, s:o*}",
+		"initrds", initrds, "disks", disks, "image_map",
+		config_image_maps[config->image_map], "boot_protocol",
+		config_protocols[config->protocol], "symbols", config->symbols, "serial", serial,
+		"legacy", config_legacies[config->legacy], "discovery",
 		config_discoveries[config->discovery], "boot_timer", config->boot_timer, "id",
-		config->id, "mem_devices", mems_pack(config), "memory", memory);
+		config->named ? config->id : NULL, "api_sock", config->api_sock, "no_api",
+		config->no_api, "mem_devices", mems_pack(config), "memory", memory);
 	if (!own)
 		return pack_error(&bad);
 	root = json_pack_ex(&bad, 0, "{s:{s:s, s:s*, s:s}, s:[], s:{s:i, s:o*}, s:o*, s:o}",

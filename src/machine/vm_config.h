@@ -88,8 +88,11 @@ struct vm_mem_device {
 };
 
 struct vm_config {
-	char *id;     /* 1..64 of [A-Za-z0-9_-], default "anonymous-instance" */
-	char *kernel; /* path, required */
+	char *id;	/* 1..64 of [A-Za-z0-9_-], default "anonymous-instance" */
+	bool named;	/* the id was given: the VM has a control socket of that name */
+	bool no_api;	/* no control socket in any case */
+	char *api_sock; /* path of a control socket, instead of the id's; or NULL */
+	char *kernel;	/* path, required */
 	unsigned initrd_count;
 	char *initrds[INITRD_FILES_MAX]; /* paths, in order */
 	char *cmdline; /* kernel command line, never NULL after vm_config_init() */

@@ -85,6 +85,8 @@ static void test_set_good(void **state)
 		{"serial", "stdio"},
 		{"id", "a"},
 		{"id", "A-Z_09"},
+		{"api-sock", "/run/a.sock"},
+		{"no-api", "on"},
 		{"boot-timer", "off"},
 		{"boot-timer", "on"},
 		{"symbols", "System.map"},
@@ -149,6 +151,8 @@ static void test_set_bad(void **state)
 		{"id", "", -EINVAL,
 			"--id: \"\" is not an id; give 1 to 64 letters, digits, '-' or '_'"},
 		{"id", "a/b", -EINVAL, "--id: \"a/b\"*"},
+		{"api-sock", "", -EINVAL, "--api-sock: the path is empty; name a file"},
+		{"no-api", "maybe", -EINVAL, "--no-api: \"maybe\" is not allowed; give off or on"},
 		{"id", "\x1b[2J", -EINVAL, "--id: \"?[2J\"*"},
 		{"kernel", "", -EINVAL, "kernel: the path is empty; name a file"},
 		{"initrd", "", -EINVAL, "--initrd: the path is empty; name a file"},
@@ -441,7 +445,8 @@ static const struct {
 	{"{\"kvick\": {\"\\u001b[2J\": 1}}", -EINVAL,
 		"c.json:1: kvick.?[2J: unknown field; kvick has initrds, disks, mem_devices, "
 		"image_map, boot_protocol, "
-		"symbols, serial, legacy, discovery, boot_timer, id, memory"},
+		"symbols, serial, legacy, discovery, boot_timer, id, api_sock, no_api, "
+		"memory"},
 	{"{\"entropy\": []}", -EINVAL, "c.json:1: entropy: is an array; give an object"},
 	{"{\"entropy\": {\"rate\": 1}}", -EINVAL,
 		"c.json:1: entropy.rate: unknown field; entropy has rate_limiter"},
@@ -677,6 +682,8 @@ static void test_round_trip(void **state)
 		{"disk", "/d \"e\",ro,root,id=x,serial=S"},
 		{"disk", "f,direct,cache=unsafe,queues=16"},
 		{"id", "vm-7"},
+		{"api-sock", "/run/vm-7.sock"},
+		{"no-api", "on"},
 		{NULL},
 		{"kernel", "k"},
 		{"serial", "none"},

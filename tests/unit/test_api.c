@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* api/: what is answered at which path, with a machine that does not run. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "api/api.h"
+#include "api/internal.h"
+#include "config/config.h"
+
+bool __wrap_machine_paused(const struct machine *m);
+int __wrap_machine_pause(struct machine *m, struct kv_err *err);
+void __wrap_machine_resume(struct machine *m);
+
+static bool paused, stuck;
+
+bool __wrap_machine_paused(const struct machine *m)
+{
+	return paused;
+}
+
+int __wrap_machine_pause(struct machine *m, struct kv_err *err)
+{
+	if (stuck)
+		return err_set(err, -EBUSY, "it is stuck");
+	paused = true;
+	return 0;
+}
+
+void __wrap_machine_resume(struct machine *m)
+{
+	paused = false;
+}
+
+static int flushed = -ENOTSUP;
+
+static int flush(void *ctx)
+{
+	return flushed;
+}
+
+static struct vm_config config;
+
+/* The status of the answer, whose body is *@body (NULL: none), the caller's. */
+static int ask(const char *verb, const char *path, const char *text, json_t **body)
+{
+	struct api api = {.p = {.config = &config, .flush = flush}};
+	struct http_request req = {
+		.method = !strcmp(verb, "GET")	   ? HTTP_GET
+			  : !strcmp(verb, "PUT")   ? HTTP_PUT
+			  : !strcmp(verb, "PATCH") ? HTTP_PATCH
+						   : HTTP_OTHER,
+		.verb = verb,
+		.verb_len = strlen(verb),
+		.path = path,
+		.path_len = strlen(path),
+		.body = text,
+		.body_len = strlen(text),
+	};
+	struct http_reply reply = {.status = 204};
+
+	api_answer(&api, &req, &reply);
+	*body = reply.body ? json_loads(reply.body, 0, NULL) : NULL;
+	free(reply.body);
+	return reply.status;
+}
+
+static void expect(
+	const char *verb, const char *path, const char *text, int status, const char *fault)
+{
+	json_t *body;
+	const char *said;
+
+	assert_int_equal(ask(verb, path, text, &body), status);
+	said = json_string_value(json_object_get(body, "fault_message"));
+	if (!fault)
+		assert_null(said);
+	else if (!said || !strstr(said, fault))
+		fail_msg("%s %s: \"%s\" is not in \"%s\"", verb, path, fault, said);
+	json_decref(body);
+}
+
+static void test_vm(void **state)
+{
+	json_t *body;
+
+	assert_int_equal(ask("GET", "/", "", &body), 200);
+	assert_string_equal(json_string_value(json_object_get(body, "state")), "Running");
+	assert_string_equal(json_string_value(json_object_get(body, "id")), "vm-1");
+	json_decref(body);
+	expect("PATCH", "/vm", "{\"state\":\"Paused\"}", 204, NULL);
+	assert_true(paused);
+	assert_int_equal(ask("GET", "/", "", &body), 200);
+	assert_string_equal(json_string_value(json_object_get(body, "state")), "Paused");
+	json_decref(body);
+	expect("PATCH", "/vm/", "{\"state\":\"Resumed\"}", 204, NULL);
+	assert_false(paused);
+	stuck = true;
+	expect("PATCH", "/vm", "{\"state\":\"Paused\"}", 400, "it is stuck");
+	stuck = false;
+	expect("PATCH", "/vm", "{\"state\":\"Halted\"}", 400, "\"Halted\" is not allowed");
+	expect("PATCH", "/vm", "{\"state\":1}", 400, "is no string");
+	expect("PATCH", "/vm", "{\"mood\":\"Paused\"}", 400, "unknown field \"mood\"");
+	expect("PATCH", "/vm", "{\"state\":\"Paused\",\"state\":\"Resumed\"}", 400, "not JSON");
+	expect("PATCH", "/vm", "[]", 400, "no JSON object");
+	expect("PATCH", "/vm", "{", 400, "not JSON");
+	expect("PATCH", "/vm", "", 400, "Empty PATCH request.");
+	assert_false(paused);
+}
+
+static void test_actions(void **state)
+{
+	expect("PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}", 400, "--stats");
+	flushed = 0;
+	expect("PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}", 204, NULL);
+	flushed = -ENOSPC;
+	expect("PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}", 400, "No space");
+	flushed = -ENOTSUP;
+	expect("PUT", "/actions", "{\"action_type\":\"InstanceStart\"}", 400, "after starting");
+	expect("PUT", "/actions", "{\"action_type\":\"SendCtrlAltDel\"}", 400, "no keyboard");
+	expect("PUT", "/actions", "{\"action_type\":\"Dance\"}", 400, "\"Dance\" is not allowed");
+	expect("PUT", "/actions", "{}", 400, "action_type is missing");
+}
+
+static void test_paths(void **state)
+{
+	expect("GET", "/nowhere", "", 400, "Invalid request method and/or path: GET /nowhere.");
+	expect("POST", "/vm", "{}", 400, "Invalid request method and/or path: POST /vm.");
+	expect("GET", "/vmx", "", 400, "Invalid request");
+	expect("GET", "/vm/config/x", "", 400, "Invalid request");
+	expect("GET", "/", "{}", 400, "cannot have a body");
+	expect("PUT", "/boot-source", "{}", 400, "after starting the microVM");
+	expect("PUT", "/drives/rootfs", "{}", 400, "after starting the microVM");
+	expect("PUT", "/drivesx", "{}", 400, "Invalid request");
+	expect("PATCH", "/drives/rootfs", "{}", 400, "does not offer");
+	expect("PUT", "/snapshot/create", "{}", 400, "does not offer");
+	expect("GET", "/version", "", 200, NULL);
+}
+
+static void test_config(void **state)
+{
+	json_t *body, *drive;
+
+	assert_int_equal(ask("GET", "/machine-config", "", &body), 200);
+	assert_int_equal(json_integer_value(json_object_get(body, "mem_size_mib")), 256);
+	json_decref(body);
+	assert_int_equal(ask("GET", "/vm/config", "", &body), 200);
+	assert_int_equal(json_integer_value(json_object_get(
+				 json_object_get(body, "machine-config"), "vcpu_count")),
+		1);
+	drive = json_array_get(json_object_get(body, "drives"), 0);
+	assert_string_equal(
+		json_string_value(json_object_get(drive, "path_on_host")), "/var/disk.img");
+	assert_true(json_is_true(json_object_get(drive, "is_read_only")));
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(body, "kvick"), "id")), "vm-1");
+	json_decref(body);
+	assert_int_equal(vm_config_set(&config, "append", "\xff", NULL), 0);
+	expect("GET", "/vm/config", "", 500, "not UTF-8");
+}
+
+static int setup(void **state)
+{
+	if (vm_config_init(&config) || vm_config_set(&config, "id", "vm-1", NULL) ||
+		vm_config_set(&config, "kernel", "/boot/vmlinux", NULL) ||
+		vm_config_set(&config, "memory", "256M", NULL) ||
+		vm_config_set(&config, "disk", "/var/disk.img,ro", NULL))
+		return -1;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	vm_config_free(&config);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_vm),
+		cmocka_unit_test(test_actions),
+		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_config),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
