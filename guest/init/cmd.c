@@ -191,6 +191,16 @@ static int cmd_mkdir(int argc, char **argv, char *why)
 	return err < 0 ? fail(why, argv[1], err) : 0;
 }
 
+static int cmd_umount(int argc, char **argv, char *why)
+{
+	long err;
+
+	if (argc != 2)
+		return fail(why, "needs DIR", 0);
+	err = my_syscall2(__NR_umount2, argv[1], 0);
+	return err < 0 ? fail(why, argv[1], err) : 0;
+}
+
 static int cmd_mount(int argc, char **argv, char *why)
 {
 	long err;
@@ -401,6 +411,7 @@ cmd_fn cmd_find(const char *name)
 		const char *name;
 		cmd_fn fn;
 	} table[] = {
+		{"acks", cmd_acks},
 		{"cat", cmd_cat},
 		{"clock", cmd_clock},
 		{"cpus", cmd_cpus},
@@ -420,6 +431,7 @@ cmd_fn cmd_find(const char *name)
 		{"read", cmd_read},
 		{"sleep", cmd_sleep},
 		{"spin", cmd_spin},
+		{"umount", cmd_umount},
 		{"uptime", cmd_uptime},
 		{"verify", cmd_verify},
 		{"write", cmd_write},

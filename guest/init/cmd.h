@@ -51,6 +51,12 @@ int cmd_fill(int argc, char **argv, char *why);
 int cmd_verify(int argc, char **argv, char *why);
 
 /*
+ * "acks FILE OFFSET BYTES SEED": writes the same pattern 4 KiB at a time, waits each time until it
+ * is stored, and says so; a cmd_fn.
+ */
+int cmd_acks(int argc, char **argv, char *why);
+
+/*
  * Makes the ports 0 to 0xffff usable and writes a byte to one.
  * Returns: 0; the negative errno of iopl(2) and, failing that, of /dev/port.
  */

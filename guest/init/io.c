@@ -7,6 +7,7 @@
 
 #define PIECE	   (64UL << 10)
 #define SECTOR	   512UL
+#define ACK	   4096UL
 #define DIRECT	   040000 /* O_DIRECT, which nolibc does not name */
 #define BYTES_MOST (1UL << 40)
 
@@ -145,6 +146,36 @@ int cmd_fill(int argc, char **argv, char *why)
 		return fail(why, span.path, err);
 	say("fill: %lu bytes", span.bytes);
 	return 0;
+}
+
+int cmd_acks(int argc, char **argv, char *why)
+{
+	struct span span;
+	unsigned char *buf;
+	long err;
+	int fd;
+
+	if (span_parse(argc, argv, &span, why))
+		return -1;
+	buf = piece_map();
+	if (map_failed(buf))
+		return fail(why, "mmap", (long)buf);
+	fd = sys_open(span.path, O_WRONLY, 0);
+	err = fd < 0 ? fd : place(fd, span.at);
+	for (unsigned long done = 0; err >= 0 && done < span.bytes; done += ACK) {
+		unsigned long len = span.bytes - done < ACK ? span.bytes - done : ACK;
+
+		pattern_make(buf, span.at + done, len, span.seed);
+		err = write_all(fd, (char *)buf, len);
+		if (err >= 0)
+			err = my_syscall1(__NR_fsync, fd);
+		if (err >= 0)
+			say("stored: %lu", done + len);
+	}
+	if (fd >= 0)
+		sys_close(fd);
+	sys_munmap(buf, PIECE);
+	return err < 0 ? fail(why, span.path, err) : 0;
 }
 
 int cmd_verify(int argc, char **argv, char *why)

@@ -142,7 +142,8 @@ def cpio(files, links=None):
         out.extend(bytes(-len(out) % 4) + data)
         out.extend(bytes(-len(out) % 4))
 
-    for folder in sorted({n.rpartition("/")[0] for n in [*files, *(links or {})]} - {""}):
+    names = [n.split("/") for n in [*files, *(links or {})]]
+    for folder in sorted({"/".join(n[:i]) for n in names for i in range(1, len(n))}):
         entry(folder, 0o40755, b"")
     for name, data in files.items():
         entry(name, 0o100755, data)
