@@ -27,6 +27,7 @@ struct reader {
 	struct step path[DEPTH_MAX];
 	unsigned depth;
 	bool memory_mib; /* machine-config.mem_size_mib is given */
+	bool huge_2m;	 /* machine-config.huge_pages is "2M" */
 	json_t *memory;	 /* kvick.memory, or NULL */
 	struct kv_err *err;
 };
@@ -229,6 +230,22 @@ static int none_read(struct reader *rd, const struct field *field, json_t *value
 	return 0;
 }
 
+/* Firecracker's only other size; kvick.memory may add to it. */
+static int huge_read(struct reader *rd, const struct field *field, json_t *value)
+{
+	const char *text = json_string_value(value);
+
+	if (!text)
+		return type_fail(rd, value, "\"None\" or \"2M\"");
+	rd->huge_2m = !strcmp(text, "2M");
+	if (!rd->huge_2m && strcmp(text, "None"))
+		return fail(rd, -EINVAL, "%s is not allowed; give \"None\" or \"2M\"",
+			config_show(text).text);
+	if (rd->huge_2m)
+		rd->config->memory.backing = GMEM_HUGETLB_2M;
+	return 0;
+}
+
 /* A scalar of kvick.memory, as it would stand on the command line. */
 static int memory_scalar(struct reader *rd, const char *key, json_t *value)
 {
@@ -283,9 +300,17 @@ static int memory_members(struct reader *rd, json_t *object)
 static int memory_read(struct reader *rd, const struct field *field, json_t *value)
 {
 	uint64_t before = rd->config->memory_bytes;
+	const char *text = json_string_value(value);
+	bool backed = json_object_get(value, "backing") || (text && strstr(text, "backing="));
 	char mib[24], own[24];
 	int r = json_is_object(value) ? memory_members(rd, value) : text_read(rd, field, value);
 
+	if (!r && rd->huge_2m && !backed)
+		rd->config->memory.backing = GMEM_HUGETLB_2M;
+	if (!r && rd->huge_2m && rd->config->memory.backing != GMEM_HUGETLB_2M)
+		return fail(rd, -EINVAL,
+			"backing=%s contradicts machine-config.huge_pages, which says 2M",
+			gmem_backing_name(rd->config->memory.backing));
 	if (r < 0 || !rd->memory_mib || rd->config->memory_bytes == before)
 		return r;
 	return fail(rd, -EINVAL, "%s contradicts machine-config.mem_size_mib, which says %s",
@@ -602,7 +627,7 @@ static const struct field machine_fields[] = {
 	{"smt", false_read, NULL, false},
 	{"cpu_template", none_read, NULL, false},
 	{"track_dirty_pages", false_read, NULL, false},
-	{"huge_pages", none_read, NULL, false},
+	{"huge_pages", huge_read, NULL, false},
 };
 
 static const struct field entropy_fields[] = {

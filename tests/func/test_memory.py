@@ -71,6 +71,25 @@ def test_hugetlb(kvick, flat, populate):
     assert int((HUGE / "free_hugepages").read_text()) >= 96
 
 
+@pytest.mark.usefixtures("kvm_host", "huge_pages")
+def test_firecrackers_huge_pages(flat, start, tmp_path):
+    path = tmp_path / "vm.json"
+    path.write_text(
+        json.dumps({
+            "boot-source": {"kernel_image_path": str(flat / "echo.pvh.elf")},
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "2M"},
+        })
+    )  # fmt: skip
+    free = int((HUGE / "free_hugepages").read_text())
+    vm = start("--config-file", path)
+    vm.expect("echo ready")
+    # Not all of the pages: those below the images became small.
+    assert int((HUGE / "free_hugepages").read_text()) < free
+    assert int((HUGE / "resv_hugepages").read_text()) > 0
+    vm.send("q")
+    assert vm.wait() == OK
+
+
 @pytest.mark.usefixtures("kvm_host")
 def test_across_the_hole(kvick, flat):
     """The second region of a backing begins where the first one ends."""
