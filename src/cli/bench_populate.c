@@ -29,24 +29,26 @@
 #define COLUMNS_MAX 8
 #define SIZES	    4
 #define DROPPED	    1
-#define LIMIT_NS    120000000000ULL
+/* The smallest VM has an eighth of it. */
+#define SIZE_MIN (128 * MIB)
+#define LIMIT_NS 120000000000ULL
 
 /* What memory is made of. */
 static const struct kind {
-	const char *name;
+	const char *name, *word; /* @word: for --only */
 	struct gmem_backing backing;
 	int map_flags, advice; /* of the bare loop */
 	const char *start;     /* the keys of --memory that ask for it */
 } kinds[] = {
-	{"anon, 4 KiB", {.kind = GMEM_ANON, .thp = GMEM_OFF}, MAP_PRIVATE | MAP_ANONYMOUS,
+	{"anon, 4 KiB", "4k", {.kind = GMEM_ANON, .thp = GMEM_OFF}, MAP_PRIVATE | MAP_ANONYMOUS,
 		MADV_NOHUGEPAGE, "thp=off"},
-	{"anon, THP", {.kind = GMEM_ANON, .thp = GMEM_ON}, MAP_PRIVATE | MAP_ANONYMOUS,
+	{"anon, THP", "thp", {.kind = GMEM_ANON, .thp = GMEM_ON}, MAP_PRIVATE | MAP_ANONYMOUS,
 		MADV_HUGEPAGE, "thp=on"},
-	{"memfd", {.kind = GMEM_MEMFD}, MAP_SHARED | MAP_ANONYMOUS, 0, "backing=memfd"},
-	{"hugetlb-2m", {.kind = GMEM_HUGETLB_2M},
+	{"memfd", "memfd", {.kind = GMEM_MEMFD}, MAP_SHARED | MAP_ANONYMOUS, 0, "backing=memfd"},
+	{"hugetlb-2m", "hugetlb-2m", {.kind = GMEM_HUGETLB_2M},
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT, 0,
 		"backing=hugetlb-2m"},
-	{"hugetlb-1g", {.kind = GMEM_HUGETLB_1G},
+	{"hugetlb-1g", "hugetlb-1g", {.kind = GMEM_HUGETLB_1G},
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 30 << MAP_HUGE_SHIFT, 0,
 		"backing=hugetlb-1g"},
 };
@@ -74,7 +76,9 @@ struct bench {
 	unsigned rounds;
 	unsigned column_count, columns[COLUMNS_MAX]; /* numbers of threads */
 	bool json, no_start;
+	bool only, wanted[KINDS]; /* --only */
 	bool offered[KINDS];
+	unsigned chosen[KINDS]; /* threads that kvick takes when nobody says */
 	struct cell cells[KINDS][COLUMNS_MAX][METHODS];
 	struct bench_samples clears[COLUMNS_MAX][CLEARS];
 	uint64_t sizes[SIZES];
@@ -183,6 +187,26 @@ static int bare_run(
 	r = slices_run(at, span, page > 2 * MIB ? page : 2 * MIB, threads, slice_populate);
 	*rates = rates_of(span, clock_ns() - begun, cpu_ns() - used);
 	munmap(map, span + slack);
+	return r;
+}
+
+/* Ask kvick how many threads it would take. */
+static int chosen_find(struct bench *bench, unsigned k, struct kv_err *err)
+{
+	struct gmem_fill_opts opts = {0};
+	struct gmem_fill *fill = NULL;
+	struct gmem *gm;
+	int r = gmem_create(&gm, NULL);
+
+	if (r < 0)
+		return err_set(err, r, "out of memory");
+	r = gmem_add_backed(gm, 0, bench->size_bytes, &kinds[k].backing, 0, err);
+	if (!r)
+		r = gmem_fill_create(&fill, gm, &opts, err);
+	if (!r)
+		bench->chosen[k] = gmem_fill_threads(fill);
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
 	return r;
 }
 
@@ -360,6 +384,44 @@ static int rounds_run(struct bench *bench, struct kv_err *err)
 	return r;
 }
 
+static void kind_print(struct bench *bench, unsigned k)
+{
+	for (unsigned m = 0; m < METHODS; m++) {
+		printf("%-16s %-10s", m ? "" : kinds[k].name, method_names[m]);
+		for (unsigned i = 0; i < bench->column_count; i++) {
+			struct cell *cell = &bench->cells[k][i][m];
+
+			printf("  %6.2f (%6.2f) x %4.2f (%4.2f)", bench_rank(&cell->rate, 0.5),
+				bench_rank(&cell->cpu_rate, 0.5), bench_rank(&cell->ratio, 0.5),
+				bench_rank(&cell->cpu_ratio, 0.5));
+		}
+		printf("\n");
+	}
+}
+
+/* kvick's own rate with the threads it chooses; 0 when that column is not measured. */
+static double chosen_rate(struct bench *bench, unsigned k)
+{
+	for (unsigned i = 0; i < bench->column_count; i++)
+		if (bench->columns[i] == bench->chosen[k])
+			return bench_rank(&bench->cells[k][i][KVICK].rate, 0.5);
+	return 0;
+}
+
+/* The highest median of a kind's rows and columns. */
+static double best_rate(struct bench *bench, unsigned k)
+{
+	double best = 0;
+
+	for (unsigned i = 0; i < bench->column_count; i++)
+		for (unsigned m = 0; m < METHODS; m++) {
+			double rate = bench_rank(&bench->cells[k][i][m].rate, 0.5);
+
+			best = rate > best ? rate : best;
+		}
+	return best;
+}
+
 static void cells_print(struct bench *bench)
 {
 	char size[24];
@@ -372,24 +434,16 @@ static void cells_print(struct bench *bench)
 		printf("  %22u thread%s", bench->columns[i], bench->columns[i] > 1 ? "s" : " ");
 	printf("\n");
 	for (unsigned k = 0; k < KINDS; k++) {
-		if (!bench->offered[k]) {
+		if (bench->offered[k])
+			kind_print(bench, k);
+		else if (!bench->only || bench->wanted[k])
 			printf("%-16s not enough free pages of this size\n", kinds[k].name);
-			continue;
-		}
-		for (unsigned m = 0; m < METHODS; m++) {
-			printf("%-16s %-10s", m ? "" : kinds[k].name, method_names[m]);
-			for (unsigned i = 0; i < bench->column_count; i++) {
-				struct cell *cell = &bench->cells[k][i][m];
-
-				printf("  %6.2f (%6.2f) x %4.2f (%4.2f)",
-					bench_rank(&cell->rate, 0.5),
-					bench_rank(&cell->cpu_rate, 0.5),
-					bench_rank(&cell->ratio, 0.5),
-					bench_rank(&cell->cpu_ratio, 0.5));
-			}
-			printf("\n");
-		}
 	}
+	for (unsigned k = 0; k < KINDS; k++)
+		if (bench->offered[k] && chosen_rate(bench, k) > 0)
+			printf("%-16s by default %u thread%s: %.2f of the best in these rows\n",
+				kinds[k].name, bench->chosen[k], bench->chosen[k] > 1 ? "s" : "",
+				chosen_rate(bench, k) / best_rate(bench, k));
 	for (unsigned c = 0; c < CLEARS; c++) {
 		printf("%-27s", c ? clear_names[c] : "present: memset");
 		for (unsigned i = 0; i < bench->column_count; i++)
@@ -446,7 +500,7 @@ static json_t *cells_json(struct bench *bench)
 
 static json_t *result_json(struct bench *bench)
 {
-	json_t *clears = json_array(), *vms = json_array();
+	json_t *clears = json_array(), *vms = json_array(), *chosen = json_object();
 
 	for (unsigned i = 0; i < bench->column_count; i++)
 		for (unsigned c = 0; c < CLEARS; c++)
@@ -463,9 +517,12 @@ static json_t *result_json(struct bench *bench)
 							kinds[k].name, "start", starts[s], "bytes",
 							(json_int_t)bench->sizes[i], "ms",
 							bench_json(&bench->start_ms[k][s][i])));
-	return json_pack("{s:I, s:i, s:o, s:o, s:o}", "size_bytes", (json_int_t)bench->size_bytes,
-		"rounds", (int)bench->rounds, "populate", cells_json(bench), "clear", clears,
-		"start", vms);
+	for (unsigned k = 0; k < KINDS; k++)
+		if (bench->offered[k])
+			json_object_set_new(chosen, kinds[k].name, json_integer(bench->chosen[k]));
+	return json_pack("{s:I, s:i, s:o, s:o, s:o, s:o}", "size_bytes",
+		(json_int_t)bench->size_bytes, "rounds", (int)bench->rounds, "populate",
+		cells_json(bench), "default_threads", chosen, "clear", clears, "start", vms);
 }
 
 static int size_set(
@@ -473,9 +530,9 @@ static int size_set(
 {
 	struct bench *bench = ctx;
 
-	if (size_parse(value, &bench->size_bytes) < 0 || bench->size_bytes < 256 * MIB ||
+	if (size_parse(value, &bench->size_bytes) < 0 || bench->size_bytes < SIZE_MIN ||
 		bench->size_bytes % (16 * MIB))
-		return err_set(err, -EINVAL, "--size: \"%.40s\" is not a multiple of 16M from 256M",
+		return err_set(err, -EINVAL, "--size: \"%.40s\" is not a multiple of 16M from 128M",
 			value);
 	return 0;
 }
@@ -512,6 +569,21 @@ static int rounds_set(
 	return 0;
 }
 
+static int only_set(
+	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
+{
+	struct bench *bench = ctx;
+
+	bench->only = true;
+	for (unsigned k = 0; k < KINDS; k++)
+		if (!strcmp(value, kinds[k].word)) {
+			bench->wanted[k] = true;
+			return 0;
+		}
+	return err_set(err, -EINVAL,
+		"--only: \"%.40s\" is none of 4k, thp, memfd, hugetlb-2m, hugetlb-1g", value);
+}
+
 static int no_start_set(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
@@ -530,6 +602,10 @@ static const struct cli_option options[] = {
 	{"size", "SIZE", "memory to populate, and of the largest VM (default 1G)", size_set, 0},
 	{"threads", "N", "1 to N threads (default: the number of CPUs)", threads_set, 0},
 	{"rounds", "N", "counted rounds (default 7); one more goes first", rounds_set, 0},
+	{"only", "MEMORY",
+		"4k, thp, memfd, hugetlb-2m or hugetlb-1g; repeatable (default:\n"
+		"all that are to be had)",
+		only_set, CLI_OPT_REPEAT},
 	{"no-start", NULL, "leave out the starts of VMs", no_start_set, 0},
 	{"json", NULL, "print the figures as JSON", json_set, 0},
 };
@@ -565,10 +641,13 @@ static int bench_prepare(struct bench *bench, struct kv_err *err)
 			return r;
 	}
 	for (unsigned k = 0; k < KINDS; k++)
-		bench->offered[k] = !gmem_backing_check(&kinds[k].backing, bench->size_bytes, NULL);
+		bench->offered[k] = (!bench->only || bench->wanted[k]) &&
+				    !gmem_backing_check(&kinds[k].backing, bench->size_bytes, NULL);
 	for (unsigned i = 0; i < SIZES; i++)
 		bench->sizes[i] = bench->size_bytes >> (SIZES - 1 - i);
 	r = gmem_room_check(bench->size_bytes, "--size", err);
+	for (unsigned k = 0; !r && k < KINDS; k++)
+		r = bench->offered[k] ? chosen_find(bench, k, err) : 0;
 	if (!r)
 		r = bench_locate(bench->guest, sizeof(bench->guest), "guest/flat/signal.pvh.elf",
 			"signal.pvh.elf", err);

@@ -360,6 +360,46 @@ def test_image_info_backing(kvick, flat):
     assert info["small_page_bytes"] == 2 * MIB
 
 
+def bench_populate(figures):
+    """What must be in the figures of bench populate; the kinds of memory that it measured."""
+    rows = figures["result"]["populate"]
+    assert all(row["gb_s"]["median"] > 0 and row["x_bare"]["median"] > 0 for row in rows)
+    assert all(n >= 1 for n in figures["result"]["default_threads"].values())
+    return {row["memory"] for row in rows}
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_bench_populate(kvick):
+    args = ("--size", "128M", "--rounds", "1", "--threads", "2", "--only", "4k", "--only", "memfd", "--json")
+    out = subprocess.run([kvick, "bench", "populate", *args], capture_output=True, timeout=60, check=True)
+    figures = json.loads(out.stdout)
+    assert bench_populate(figures) == {"anon, 4 KiB", "memfd"}
+    assert {row["start"] for row in figures["result"]["start"]} == {f"populate={p}" for p in POPULATES}
+    wrong = subprocess.run(
+        [kvick, "bench", "populate", "--only", "5k"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == USAGE and "none of 4k, thp" in wrong.stderr
+
+
+def test_bench_populate_huge_pages(large_testbed):
+    linux = Emulated(large_testbed)
+    dirs = [f"/sys/kernel/mm/hugepages/hugepages-{kib}kB" for kib in (2048, 1048576)]
+    linux.run("sh", "-c", f"echo 512 >{dirs[0]}/nr_hugepages; echo 1 >{dirs[1]}/nr_hugepages")
+    try:
+        got = [int(linux.run("cat", f"{d}/free_hugepages").stdout) for d in dirs]
+        if got != [512, 1]:
+            pytest.skip("the emulated host cannot free the huge pages")
+        done = linux.run(
+            "build/kvick", "bench", "populate", "--size", "1G", "--rounds", "1", "--threads", "1",
+            "--no-start", "--only", "hugetlb-2m", "--only", "hugetlb-1g", "--json",
+        )  # fmt: skip
+        assert done.returncode == OK, done
+        assert bench_populate(json.loads(done.stdout)) == {"hugetlb-2m", "hugetlb-1g"}
+    finally:
+        for d in dirs:
+            linux.run("sh", "-c", f"echo 0 >{d}/nr_hugepages")
+
+
 @pytest.mark.parametrize(
     ("size", "kib", "count", "memory"), [("2m", 2048, 160, "256M"), ("1g", 1048576, 2, "2G")]
 )
