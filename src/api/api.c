@@ -152,6 +152,54 @@ out:
 	json_decref(root);
 }
 
+/* What a changed drive says, once it is known to be one. */
+static int drive_change(struct api *api, const char *id, json_t *root, struct kv_err *err)
+{
+	json_t *path = json_object_get(root, "path_on_host");
+	json_t *limiter = json_object_get(root, "rate_limiter");
+	struct limit_rates rates;
+	const struct vm_disk *disk = NULL;
+	int r = machine_disk_rates(api->p.machine, id, &rates, err);
+
+	for (unsigned i = 0; i < api->p.config->disk_count; i++)
+		if (!strcmp(api->p.config->disks[i].id, id))
+			disk = &api->p.config->disks[i];
+	if (r < 0 || !disk)
+		return r;
+	if (path && !json_is_null(path) &&
+		(!json_is_string(path) || strcmp(json_string_value(path), disk->path)))
+		return err_set(err, -EINVAL,
+			"path_on_host: another file is not offered; give \"%s\", whose size is "
+			"looked at again",
+			disk->path);
+	if (limiter && !json_is_null(limiter)) {
+		r = config_limit_json(&rates, limiter, err);
+		if (r < 0)
+			return err_prefix(err, r, "rate_limiter");
+		machine_disk_limit(api->p.machine, id, &rates, err);
+	}
+	return path && !json_is_null(path) ? machine_disk_look(api->p.machine, id, err) : 0;
+}
+
+static void drives_patch(struct api *api, const struct http_request *req, struct http_reply *reply)
+{
+	static const char *const names[] = {"drive_id", "path_on_host", "rate_limiter", NULL};
+	size_t head = strlen("/drives/");
+	json_t *root = api_object(req, names, reply);
+	const char *id = json_string_value(json_object_get(root, "drive_id"));
+	struct kv_err err = {0};
+
+	if (!root)
+		return;
+	if (!id || req->path_len <= head || strlen(id) != req->path_len - head ||
+		memcmp(id, req->path + head, req->path_len - head))
+		http_fault(reply, 400,
+			"the field drive_id is missing, or is another one than the path's");
+	else if (drive_change(api, id, root, &err) < 0)
+		http_fault(reply, 400, "%s", err.text);
+	json_decref(root);
+}
+
 static void metrics_flush(struct api *api, struct http_reply *reply)
 {
 	int r = api->p.flush ? api->p.flush(api->p.ctx) : -ENOTSUP;
@@ -227,7 +275,7 @@ static const struct route routes[] = {
 	{HTTP_GET, "/balloon", true, absent},
 	{HTTP_PUT, "/balloon", false, start_put},
 	{HTTP_PATCH, "/balloon", true, absent},
-	{HTTP_PATCH, "/drives", true, absent},
+	{HTTP_PATCH, "/drives", true, drives_patch},
 	{HTTP_GET, "/mmds", false, absent},
 	{HTTP_PUT, "/mmds", false, absent},
 	{HTTP_PATCH, "/mmds", false, absent},

@@ -45,6 +45,14 @@ int vm_config_load(struct vm_config *config, const char *path, struct kv_err *er
  */
 int vm_config_dump(const struct vm_config *config, char **ret);
 
+struct json_t;
+
+/*
+ * Read Firecracker's rate_limiter. A bucket that @object does not have stays as it is; one that
+ * limits nothing is cleared. Returns 0; -EINVAL or -ERANGE with a sentence.
+ */
+int config_limit_json(struct limit_rates *rates, struct json_t *object, struct kv_err *err);
+
 /*
  * Check the fields against each other (kernel set, memory size, ...).
  * Returns 0; -EINVAL with a sentence.

@@ -102,12 +102,6 @@ int config_limit_key(
 /* limit.c: check the keys against each other. Returns 0; -EINVAL with a sentence. */
 int config_limit_fits(const struct limit_rates *rates, struct kv_err *err);
 
-/*
- * limit.c: Firecracker's rate_limiter. A bucket that @object does not have stays as it is; one that
- * limits nothing is cleared. Returns 0; -EINVAL or -ERANGE with a sentence.
- */
-int config_limit_json(struct limit_rates *rates, struct json_t *object, struct kv_err *err);
-
 /* limit.c: the same the other way round; NULL when there are no limits. Owns: the caller's. */
 struct json_t *config_limit_pack(const struct limit_rates *rates);
 

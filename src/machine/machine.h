@@ -96,6 +96,15 @@ void machine_stop(struct machine *m);
 int machine_disk_look(struct machine *m, const char *id, struct kv_err *err);
 
 /*
+ * The limits of the disk @id, and others from now on. Return 0; -ENOENT with a sentence. Context:
+ * the loop thread.
+ */
+int machine_disk_rates(
+	struct machine *m, const char *id, struct limit_rates *ret, struct kv_err *err);
+int machine_disk_limit(
+	struct machine *m, const char *id, const struct limit_rates *rates, struct kv_err *err);
+
+/*
  * Stop the guest: its vCPUs leave it, and its devices serve nothing until machine_resume(). What
  * the host does for them goes on (a disk's requests under way end, the console prints what it has).
  * Repeating it changes nothing.

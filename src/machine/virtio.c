@@ -177,6 +177,38 @@ int machine_disk_look(struct machine *m, const char *id, struct kv_err *err)
 	return found ? r : err_set(err, -ENOENT, "there is no disk %s", id);
 }
 
+/* NULL with a sentence. */
+static struct vblk *disk_find(struct machine *m, const char *id, struct kv_err *err)
+{
+	for (unsigned i = 0; i < m->virtio_count; i++)
+		if (m->virtio[i].disk && !strcmp(m->virtio[i].id, id))
+			return m->virtio[i].disk;
+	err_set(err, -ENOENT, "there is no disk %s", id);
+	return NULL;
+}
+
+int machine_disk_rates(
+	struct machine *m, const char *id, struct limit_rates *ret, struct kv_err *err)
+{
+	struct vblk *blk = disk_find(m, id, err);
+
+	if (!blk)
+		return -ENOENT;
+	*ret = vblk_rates(blk);
+	return 0;
+}
+
+int machine_disk_limit(
+	struct machine *m, const char *id, const struct limit_rates *rates, struct kv_err *err)
+{
+	struct vblk *blk = disk_find(m, id, err);
+
+	if (!blk)
+		return -ENOENT;
+	vblk_limit(blk, rates);
+	return 0;
+}
+
 void machine_virtio_free(struct machine *m)
 {
 	while (m->virtio_count) {

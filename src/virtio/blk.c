@@ -493,6 +493,19 @@ int vblk_resize(struct vblk *blk, uint64_t *bytes)
 	return r;
 }
 
+struct limit_rates vblk_rates(struct vblk *blk)
+{
+	/* Only the loop thread changes them. */
+	return blk->limit.rates;
+}
+
+void vblk_limit(struct vblk *blk, const struct limit_rates *rates)
+{
+	vdev_lock(blk->vd);
+	limit_set(&blk->limit, rates);
+	vdev_unlock(blk->vd);
+}
+
 struct vdev *vblk_vdev(struct vblk *blk)
 {
 	return blk->vd;

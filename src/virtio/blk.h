@@ -67,6 +67,10 @@ void vblk_destroy(struct vblk *blk);
  */
 int vblk_resize(struct vblk *blk, uint64_t *bytes);
 
+/* The limits in force, and others from now on (limit_set()). Context: loop thread. */
+struct limit_rates vblk_rates(struct vblk *blk);
+void vblk_limit(struct vblk *blk, const struct limit_rates *rates);
+
 /* The device core, to be given to a transport. */
 struct vdev *vblk_vdev(struct vblk *blk);
 

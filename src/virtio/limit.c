@@ -122,12 +122,20 @@ void limit_free(struct limit *limit)
 	limit->timer = NULL;
 }
 
+static bool rate_equal(const struct limit_rate *a, const struct limit_rate *b)
+{
+	return a->size == b->size && a->refill_ms == b->refill_ms && a->burst == b->burst;
+}
+
 void limit_set(struct limit *limit, const struct limit_rates *rates)
 {
 	uint64_t now = clock_ns();
 
-	limit_fill(&limit->bytes, &rates->bytes, now);
-	limit_fill(&limit->ops, &rates->ops, now);
+	if (!rate_equal(&limit->rates.bytes, &rates->bytes))
+		limit_fill(&limit->bytes, &rates->bytes, now);
+	if (!rate_equal(&limit->rates.ops, &rates->ops))
+		limit_fill(&limit->ops, &rates->ops, now);
+	limit->rates = *rates;
 	/* Who waits need not wait for what the old rates would have given. */
 	if (limit->held)
 		loop_set_timer(limit->timer, 1);

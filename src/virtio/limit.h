@@ -51,6 +51,7 @@ void limit_spend(struct limit_bucket *bucket, uint64_t tokens);
 
 /* The limits of one device, or of one direction of it. Under the device's lock. */
 struct limit {
+	struct limit_rates rates; /* that the buckets are filled by */
 	struct limit_bucket bytes, ops;
 	struct vdev *vd; /* [c] */
 	struct loop_source *timer;
@@ -66,7 +67,10 @@ int limit_init(
 	struct limit *limit, struct vdev *vd, struct loop *loop, const struct limit_rates *rates);
 void limit_free(struct limit *limit);
 
-/* Other rates from now on, their buckets full. Context: loop thread, with the device's lock. */
+/*
+ * Other rates from now on; a bucket whose rate changes is full. Context: loop thread, with the
+ * device's lock.
+ */
 void limit_set(struct limit *limit, const struct limit_rates *rates);
 
 /*

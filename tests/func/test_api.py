@@ -300,3 +300,32 @@ def test_statistics_on_demand(vm, tmp_path):
     status, answer = client.ask("PUT", "/actions", {"action_type": "InstanceStart"})
     assert (status, list(answer)) == (400, ["fault_message"])
     end(one)
+
+
+def test_drives(vm, tmp_path):
+    """A disk's size is looked at again, its limits change, and nothing else does."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    machine, client = vm("halt", "--disk", f"{disk},id=a,bw=1M")
+    # The socket is there before the machine; who answers has the disk.
+    assert client.ask("GET", "/")[0] == 200
+    os.truncate(disk, 2 << 20)
+    body = {"drive_id": "a", "path_on_host": str(disk)}
+    assert client.ask("PATCH", "/drives/a", body) == (204, None)
+    machine.expect("disk a has now 2M", "err")
+    limiter = {"bandwidth": {"size": 0, "refill_time": 0}, "ops": {"size": 5, "refill_time": 10}}
+    assert client.ask("PATCH", "/drives/a", {"drive_id": "a", "rate_limiter": limiter}) == (204, None)
+    for path, body, text in (
+        ("b", {"drive_id": "b"}, "there is no disk b"),
+        ("a", {"drive_id": "b"}, "another one than the path's"),
+        ("a", {"drive_id": "a", "path_on_host": "/other"}, "another file is not offered"),
+        ("a", {"drive_id": "a", "rate_limiter": {"ops": 4}}, "rate_limiter: ops: give an object"),
+        ("a", {"drive_id": "a", "is_read_only": True}, "unknown field"),
+    ):
+        status, answer = client.ask("PATCH", f"/drives/{path}", body)
+        assert status == 400
+        assert text in answer["fault_message"]
+    os.truncate(disk, 1 << 20)
+    status, answer = client.ask("PATCH", "/drives/a", {"drive_id": "a", "path_on_host": str(disk)})
+    assert (status, answer["fault_message"]) == (400, "disk a shrank to 1M; the guest's does not")
+    end(machine)

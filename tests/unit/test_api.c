@@ -139,7 +139,10 @@ static void test_paths(void **state)
 	expect("PUT", "/boot-source", "{}", 400, "after starting the microVM");
 	expect("PUT", "/drives/rootfs", "{}", 400, "after starting the microVM");
 	expect("PUT", "/drivesx", "{}", 400, "Invalid request");
-	expect("PATCH", "/drives/rootfs", "{}", 400, "does not offer");
+	expect("PATCH", "/drives/rootfs", "{}", 400, "drive_id is missing");
+	expect("PATCH", "/drives", "{\"drive_id\": \"a\"}", 400, "another one than the path's");
+	expect("PATCH", "/drives/a", "{\"drive_id\": \"ab\"}", 400, "another one");
+	expect("PATCH", "/drives/a", "{\"id\": \"a\"}", 400, "unknown field");
 	expect("PUT", "/snapshot/create", "{}", 400, "does not offer");
 	expect("GET", "/version", "", 200, NULL);
 }
