@@ -105,6 +105,11 @@ static const struct cli_option options[] = {
 		"backing=anon|memfd|hugetlb-2m|hugetlb-1g, populate=none|full,\n"
 		"slots=auto|N, dynamic-memslots=on|off, node=N",
 		field_set, CLI_OPT_REPEAT},
+	{"net", "tap=NAME|fd=N[,KEY=VALUE...]",
+		"a network device over a tap of this host, with mac=MAC, mtu=N,\n"
+		"queues=N, id=ID; limits as --disk has them, for each direction:\n"
+		"rx-bw=SIZE/TIME, tx-ops=N/TIME, ...",
+		field_set, CLI_OPT_REPEAT},
 	{"discovery", "auto|acpi|cmdline",
 		"how the guest learns of virtio devices (default auto: ACPI,\n"
 		"unless kernel or command line are without it)",

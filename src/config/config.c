@@ -50,6 +50,8 @@ void vm_config_free(struct vm_config *config)
 		config_disk_free(&config->disks[i]);
 	for (unsigned i = 0; i < config->mem_count; i++)
 		config_mem_free(&config->mems[i]);
+	for (unsigned i = 0; i < config->net_count; i++)
+		config_net_free(&config->nets[i]);
 	*config = (struct vm_config){0};
 }
 
@@ -381,6 +383,7 @@ static const struct {
 	{"legacy", legacy_set},
 	{"mem-device", config_mem_add},
 	{"memory", config_memory_set},
+	{"net", config_net_add},
 	{"no-api", no_api_set},
 	{"rng", rng_set},
 	{"serial", serial_set},
@@ -450,6 +453,8 @@ int vm_config_check(const struct vm_config *config, struct kv_err *err)
 		r = config_memory_fits(config, err);
 	if (!r)
 		r = config_disks_fit(config, err);
+	if (!r)
+		r = config_nets_fit(config, err);
 	if (!r)
 		r = named(config_limit_fits(&config->rng_limit, err), "rng", err);
 	if (!r)

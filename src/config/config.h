@@ -20,10 +20,10 @@ void vm_config_free(struct vm_config *config);
 /*
  * Set the field @name ("memory", "cpus", "initrd", "append", "serial", "image-map",
  * "boot-protocol", "legacy", "symbols", "id", "api-sock", "no-api", "kernel", "boot-timer", "rng",
- * "discovery", "disk", "mem-device") from @value; "initrd", "disk" and "mem-device" add to their
- * lists, the others replace. The names are those of the options of `kvick run`. Returns 0; -EINVAL
- * or -ERANGE with a sentence that names field, value and what is allowed; -ENOENT for an unknown
- * name; -ENOMEM.
+ * "discovery", "disk", "mem-device", "net") from @value; "initrd", "disk", "mem-device" and "net"
+ * add to their lists, the others replace. The names are those of the options of `kvick run`.
+ * Returns 0; -EINVAL or -ERANGE with a sentence that names field, value and what is allowed;
+ * -ENOENT for an unknown name; -ENOMEM.
  */
 int vm_config_set(
 	struct vm_config *config, const char *name, const char *value, struct kv_err *err);

@@ -89,7 +89,33 @@ int config_disks_fit(const struct vm_config *config, struct kv_err *err);
 /* disk.c: free what @disk points to and set all defaults. */
 void config_disk_free(struct vm_disk *disk);
 
+/*
+ * net.c: add the network device "tap=NAME[,KEY=VALUE...]". Its id is "net" and a number unless it
+ * has one.
+ * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_net_add(struct vm_config *config, const char *value, struct kv_err *err);
+
+/*
+ * net.c: set one key of @net: "tap", "fd", "id", "mac", "mtu", "queues", and those of
+ * config_limit_key() behind "rx-" and "tx-".
+ * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ */
+int config_net_key(struct vm_net *net, const char *key, const char *value, struct kv_err *err);
+
+/* net.c: take @net on, which is emptied. Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM. */
+int config_net_take(struct vm_config *config, struct vm_net *net, struct kv_err *err);
+
+/* net.c: check the network devices against each other. Returns 0; -EINVAL with a sentence. */
+int config_nets_fit(const struct vm_config *config, struct kv_err *err);
+
+/* net.c: free what @net points to and set all defaults. */
+void config_net_free(struct vm_net *net);
+
 struct json_t;
+
+/* net.c: all of them as kvick.nets has them; NULL when a name is not UTF-8. Owns: the caller's. */
+struct json_t *config_nets_pack(const struct vm_config *config);
 
 /*
  * limit.c: one key of a device's rate limits: "bw" and "ops" (NUMBER[/TIME]), "bw-burst" and

@@ -615,6 +615,92 @@ static int hotplug_read(struct reader *rd, json_t *section)
 	return r;
 }
 
+/* One member of a network device's object; what Firecracker calls it, and config_net_key(). */
+static int net_member(
+	struct reader *rd, struct vm_net *net, bool own, const char *name, json_t *value)
+{
+	static const char *const names[][2] = {
+		{"iface_id", "id"}, {"host_dev_name", "tap"}, {"guest_mac", "mac"}, {"mtu", "mtu"}};
+	const char *key = own ? name : NULL;
+	char number[24];
+	const char *text = json_string_value(value);
+	int r;
+
+	if (json_is_null(value))
+		return 0;
+	if (!strcmp(name, "rx_rate_limiter") || !strcmp(name, "tx_rate_limiter"))
+		return limit_read(rd, *name == 'r' ? &net->rx : &net->tx, value);
+	for (size_t i = 0; !own && i < ARRAY_LEN(names); i++)
+		if (!strcmp(name, names[i][0]))
+			key = names[i][1];
+	if (json_is_integer(value)) {
+		snprintf(
+			number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+		text = number;
+	}
+	if (key && !text)
+		return type_fail(rd, value, "a string or an integer");
+	r = key ? config_net_key(net, key, text, rd->err) : -ENOENT;
+	if (r == -ENOENT)
+		return fail(rd, own ? -EINVAL : -ENOTSUP,
+			"unknown field, or one that this version of kvick does not offer");
+	return r < 0 && r != -ENOMEM ? located(rd, r) : r;
+}
+
+static int net_object(struct reader *rd, bool own, json_t *value)
+{
+	struct vm_net net = {0};
+	const char *name;
+	json_t *member;
+	int r = 0;
+
+	if (!json_is_object(value))
+		return type_fail(rd, value, "an object");
+	config_net_free(&net);
+	json_object_foreach(value, name, member)
+	{
+		step_into(rd, value, name, 0);
+		r = net_member(rd, &net, own, name, member);
+		step_out(rd);
+		if (r < 0)
+			break;
+	}
+	if (!r && !own && (!net.id || net.kind == VM_NET_NONE))
+		r = fail(rd, -EINVAL, "the field %s is missing",
+			net.id ? "host_dev_name" : "iface_id");
+	if (!r) {
+		r = config_net_take(rd->config, &net, rd->err);
+		if (r < 0 && r != -ENOMEM)
+			located(rd, r);
+	}
+	config_net_free(&net);
+	return r;
+}
+
+static int nets_read(struct reader *rd, bool own, json_t *value)
+{
+	int r = 0;
+
+	if (!json_is_array(value))
+		return type_fail(rd, value, "an array of objects");
+	for (size_t i = 0; !r && i < json_array_size(value); i++) {
+		step_into(rd, value, NULL, i);
+		r = net_object(rd, own, json_array_get(value, i));
+		step_out(rd);
+	}
+	return r;
+}
+
+static int interfaces_read(struct reader *rd, json_t *value)
+{
+	return nets_read(rd, false, value);
+}
+
+static int own_nets_read(struct reader *rd, const struct field *field, json_t *value)
+{
+	return nets_read(rd, true, value);
+}
+
 static const struct field boot_source_fields[] = {
 	{"kernel_image_path", text_read, "kernel", true},
 	{"initrd_path", text_read, "initrd", false},
@@ -637,6 +723,7 @@ static const struct field entropy_fields[] = {
 static const struct field kvick_fields[] = {
 	{"initrds", texts_read, "initrd", false},
 	{"disks", own_disks_read, NULL, false},
+	{"nets", own_nets_read, NULL, false},
 	{"mem_devices", mems_read, NULL, false},
 	{"image_map", text_read, "image-map", false},
 	{"boot_protocol", text_read, "boot-protocol", false},
@@ -658,7 +745,7 @@ static const struct section sections[] = {
 	{"kvick", kvick_fields, ARRAY_LEN(kvick_fields), NULL},
 	{"entropy", entropy_fields, ARRAY_LEN(entropy_fields), entropy_done},
 	{"drives", NULL, 0, NULL, drives_read},
-	{"network-interfaces", NULL, 0, NULL},
+	{"network-interfaces", NULL, 0, NULL, interfaces_read},
 	{"vsock", NULL, 0, NULL},
 	{"balloon", NULL, 0, NULL},
 	{"pmem", NULL, 0, NULL},

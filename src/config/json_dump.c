@@ -183,6 +183,10 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 		config->no_api, "mem_devices", mems_pack(config), "memory", memory);
 	if (!own)
 		return pack_error(&bad);
+	if (config->net_count && json_object_set_new(own, "nets", config_nets_pack(config)) < 0) {
+		json_decref(own);
+		return -EILSEQ;
+	}
 	root = json_pack_ex(&bad, 0, "{s:{s:s, s:s*, s:s}, s:[], s:{s:i, s:o*}, s:o*, s:o}",
 		"boot-source", "kernel_image_path", config->kernel, "initrd_path",
 		config->initrd_count ? config->initrds[0] : NULL, "boot_args", config->cmdline,

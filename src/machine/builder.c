@@ -150,6 +150,8 @@ static int virtio_build(struct machine *m, struct kv_err *err)
 
 	for (unsigned i = 0; !r && i < config->disk_count; i++)
 		r = machine_add_disk(m, &config->disks[i], err);
+	for (unsigned i = 0; !r && i < config->net_count; i++)
+		r = machine_add_net(m, &config->nets[i], err);
 	if (!r && config->rng)
 		r = machine_add_rng(m, err);
 	for (unsigned i = 0; !r && i < config->mem_count; i++)

@@ -125,6 +125,12 @@ int machine_build(struct machine *m, struct kv_err *err);
 int machine_lines_plan(struct machine *m, struct kv_err *err);
 
 /*
+ * net.c: open the host's side of @net and add the device.
+ * Returns 0; -errno with a sentence that names it. Context: as machine_add_rng().
+ */
+int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *err);
+
+/*
  * virtio.c: add an entropy device.
  * Returns 0; -errno with a sentence. Context: while the machine is built.
  */

@@ -18,7 +18,7 @@ _Static_assert(VMMIO_BYTES <= LAYOUT_VIRTIO_STRIDE, "each device has its own pag
 
 static unsigned devices_wanted(const struct vm_config *config)
 {
-	return config->disk_count + (config->rng ? 1 : 0) + config->mem_count;
+	return config->disk_count + (config->rng ? 1 : 0) + config->mem_count + config->net_count;
 }
 
 /* The line of device @index; with a PIC, the ACPI's own is left out. */

@@ -87,6 +87,27 @@ struct vm_mem_device {
 	int node; /* NUMA node of the guest (ACPI proximity domain), up to 255; -1: not told */
 };
 
+#define VM_NETS_MAX 30
+
+enum vm_net_kind {
+	VM_NET_NONE, /* not said yet */
+	VM_NET_TAP,
+	VM_NET_FD,
+};
+
+/* A network device, and the host's side of it. */
+struct vm_net {
+	char *id; /* 1..64 of [A-Za-z0-9_-], unlike the others' */
+	enum vm_net_kind kind;
+	char *tap; /* VM_NET_TAP: the interface's name */
+	int fd;	   /* VM_NET_FD: an open descriptor */
+	bool mac_set;
+	uint8_t mac[6];	 /* unicast; unless mac_set, one is made up */
+	uint16_t mtu;	 /* 68..65535; 0: the guest is told none */
+	unsigned queues; /* pairs of them, 1..16 */
+	struct limit_rates rx, tx;
+};
+
 struct vm_config {
 	char *id;	/* 1..64 of [A-Za-z0-9_-], default "anonymous-instance" */
 	bool named;	/* the id was given: the VM has a control socket of that name */
@@ -109,6 +130,8 @@ struct vm_config {
 	struct vm_disk disks[VM_DISKS_MAX]; /* in the guest's order */
 	unsigned mem_count;
 	struct vm_mem_device mems[VM_MEM_DEVICES_MAX];
+	unsigned net_count;
+	struct vm_net nets[VM_NETS_MAX]; /* in the guest's order */
 	enum vm_discovery discovery;
 	enum vm_legacy legacy;
 	enum vm_serial_kind serial;

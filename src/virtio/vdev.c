@@ -44,8 +44,7 @@ static void kick_ready(void *ctx, uint32_t events)
 	if (read(queue->kick_fd, &count, sizeof(count)) != sizeof(count))
 		return;
 	vdev_lock(vd);
-	/* A device that needs a reset stands still until it gets it. */
-	if (vd->active && !(vd->status & VDEV_NEEDS_RESET) && vq_running(queue->vq))
+	if (vdev_serving(vd, queue->index))
 		vd->p.ops->kick(vd->p.dev, queue->index);
 	vdev_unlock(vd);
 	if (vd->p.ops->kicked)
@@ -141,6 +140,12 @@ uint64_t vdev_features(const struct vdev *vd)
 bool vdev_active(const struct vdev *vd)
 {
 	return vd->active;
+}
+
+bool vdev_serving(const struct vdev *vd, unsigned index)
+{
+	/* A device that needs a reset stands still until it gets it. */
+	return vd->active && !(vd->status & VDEV_NEEDS_RESET) && vq_running(vd->queues[index].vq);
 }
 
 void vdev_notify(struct vdev *vd, unsigned index)

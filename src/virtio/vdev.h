@@ -107,6 +107,8 @@ void vdev_unlock(struct vdev *vd);
 struct vq *vdev_queue(struct vdev *vd, unsigned index);
 uint64_t vdev_features(const struct vdev *vd); /* negotiated */
 bool vdev_active(const struct vdev *vd);       /* between activate and reset */
+/* Queue @index may be worked on: the device is active, needs no reset, and the queue runs. */
+bool vdev_serving(const struct vdev *vd, unsigned index);
 /* Interrupt the driver for queue @index if it wants that (vq_should_notify()). */
 void vdev_notify(struct vdev *vd, unsigned index);
 /* The configuration space changed: raise the generation and interrupt. */

@@ -156,15 +156,22 @@ void vq_unpop(struct vq *vq, const struct vq_chain *chain)
 
 void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
 {
-	if (!vq->running || chain->generation != vq->generation)
+	vq_push_all(vq, chain, &written, 1);
+}
+
+void vq_push_all(
+	struct vq *vq, const struct vq_chain *chains, const uint32_t *written, unsigned count)
+{
+	if (!vq->running || !count || chains->generation != vq->generation)
 		return;
-	vq_slot_free(vq, chain->slot);
+	for (unsigned i = 0; i < count; i++)
+		vq_slot_free(vq, chains[i].slot);
 	if (vq->broken)
 		return;
 	if (vq->setup.packed)
-		packed_push(vq, chain, written);
+		packed_push(vq, chains, written, count);
 	else
-		split_push(vq, chain, written);
+		split_push(vq, chains, written, count);
 }
 
 bool vq_should_notify(struct vq *vq)
@@ -180,6 +187,11 @@ bool vq_kicks(struct vq *vq, bool on)
 		return false;
 	vq->kicks_on = on;
 	return vq->setup.packed ? packed_kicks(vq, on) : split_kicks(vq, on);
+}
+
+uint16_t vq_size(const struct vq *vq)
+{
+	return vq->setup.size;
 }
 
 bool vq_running(const struct vq *vq)

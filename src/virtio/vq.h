@@ -89,6 +89,13 @@ void vq_unpop(struct vq *vq, const struct vq_chain *chain);
  */
 void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written);
 
+/*
+ * vq_push() of @count chains, each with its bytes of @written, that belong together: the driver
+ * sees all of them or none.
+ */
+void vq_push_all(
+	struct vq *vq, const struct vq_chain *chains, const uint32_t *written, unsigned count);
+
 /* Must the driver be interrupted for what was pushed since the last call? */
 bool vq_should_notify(struct vq *vq);
 
@@ -97,6 +104,9 @@ bool vq_should_notify(struct vq *vq);
  * returns true when something became available meanwhile: pop again.
  */
 bool vq_kicks(struct vq *vq, bool on);
+
+/* Entries of a running queue. */
+uint16_t vq_size(const struct vq *vq);
 
 /* Set up and not stopped; and, of a running one, whether it broke the rules. */
 bool vq_running(const struct vq *vq);

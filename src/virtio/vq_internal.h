@@ -76,11 +76,13 @@ void vq_slot_free(struct vq *vq, uint16_t slot);
  * 0, -EPROTO, or -ENOMEM for want of memory.
  */
 int split_pop(struct vq *vq, struct vq_chain *chain);
-void split_push(struct vq *vq, const struct vq_chain *chain, uint32_t written);
+void split_push(
+	struct vq *vq, const struct vq_chain *chains, const uint32_t *written, unsigned count);
 bool split_should_notify(struct vq *vq);
 bool split_kicks(struct vq *vq, bool on);
 int packed_pop(struct vq *vq, struct vq_chain *chain);
-void packed_push(struct vq *vq, const struct vq_chain *chain, uint32_t written);
+void packed_push(
+	struct vq *vq, const struct vq_chain *chains, const uint32_t *written, unsigned count);
 bool packed_should_notify(struct vq *vq);
 bool packed_kicks(struct vq *vq, bool on);
 /* Step back over @count ring entries. */

@@ -134,18 +134,29 @@ void packed_unpop(struct vq *vq, uint16_t count)
 	vq->avail_wrap = !vq->avail_wrap;
 }
 
-void packed_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
+void packed_push(
+	struct vq *vq, const struct vq_chain *chains, const uint32_t *written, unsigned count)
 {
-	struct packed_desc *desc = &ring(vq)[vq->used];
-	uint16_t flags = vq->used_wrap ? DESC_AVAIL | DESC_USED : 0;
+	struct packed_desc *first = &ring(vq)[vq->used];
+	uint16_t first_flags = 0;
 
-	desc->id = chain->id;
-	desc->len = written;
-	if (chain->in_count)
-		flags |= DESC_WRITE;
-	/* Release: id, length and data are visible when the flags say "used". */
-	__atomic_store_n(&desc->flags, flags, __ATOMIC_RELEASE);
-	advance(&vq->used, &vq->used_wrap, chain->count, vq->setup.size);
+	for (unsigned i = 0; i < count; i++) {
+		struct packed_desc *desc = &ring(vq)[vq->used];
+		uint16_t flags = vq->used_wrap ? DESC_AVAIL | DESC_USED : 0;
+
+		desc->id = chains[i].id;
+		desc->len = written[i];
+		if (chains[i].in_count)
+			flags |= DESC_WRITE;
+		/* The driver looks at them in order: it sees no other before the first. */
+		if (i)
+			__atomic_store_n(&desc->flags, flags, __ATOMIC_RELAXED);
+		else
+			first_flags = flags;
+		advance(&vq->used, &vq->used_wrap, chains[i].count, vq->setup.size);
+	}
+	/* Release: ids, lengths, data and later flags are visible when this says "used". */
+	__atomic_store_n(&first->flags, first_flags, __ATOMIC_RELEASE);
 }
 
 bool packed_should_notify(struct vq *vq)

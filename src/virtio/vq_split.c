@@ -129,14 +129,15 @@ int split_pop(struct vq *vq, struct vq_chain *chain)
 	return 1;
 }
 
-void split_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
+void split_push(
+	struct vq *vq, const struct vq_chain *chains, const uint32_t *written, unsigned count)
 {
 	struct split_used *used = used_ring(vq);
-	struct split_used_elem *elem = &used->ring[vq->used & (vq->setup.size - 1)];
 
-	*elem = (struct split_used_elem){.id = chain->id, .len = written};
-	vq->used++;
-	/* Release: the entry and the data before it are visible when idx is. */
+	for (unsigned i = 0; i < count; i++)
+		used->ring[vq->used++ & (vq->setup.size - 1)] =
+			(struct split_used_elem){.id = chains[i].id, .len = written[i]};
+	/* Release: the entries and the data before them are visible when idx is. */
 	__atomic_store_n(&used->idx, vq->used, __ATOMIC_RELEASE);
 }
 

@@ -451,7 +451,7 @@ static const struct {
 		"c.json:1: kvick.memory: 4G contradicts machine-config.mem_size_mib, which says "
 		"128M"},
 	{"{\"kvick\": {\"\\u001b[2J\": 1}}", -EINVAL,
-		"c.json:1: kvick.?[2J: unknown field; kvick has initrds, disks, mem_devices, "
+		"c.json:1: kvick.?[2J: unknown field; kvick has initrds, disks, nets, mem_devices, "
 		"image_map, boot_protocol, "
 		"symbols, serial, legacy, discovery, boot_timer, id, api_sock, no_api, "
 		"memory"},
@@ -479,8 +479,8 @@ static void test_json_bad(void **state)
 /* Each of Firecracker's other sections is refused unless it is empty. */
 static void test_json_sections(void **state)
 {
-	static const char *const names[] = {"network-interfaces", "vsock", "balloon", "pmem",
-		"mmds-config", "cpu-config", "logger", "metrics"};
+	static const char *const names[] = {
+		"vsock", "balloon", "pmem", "mmds-config", "cpu-config", "logger", "metrics"};
 	static const struct {
 		const char *value;
 		int r;

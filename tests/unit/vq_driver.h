@@ -93,7 +93,7 @@ static inline void drv_desc_set(struct drv *drv, gpa_t table, unsigned index, ui
 /* Split: make the chain that starts at descriptor @head available. */
 static inline void drv_split_offer(struct drv *drv, uint16_t head)
 {
-	uint16_t *avail = drv_at(drv, DRV_DRIVER);
+	uint16_t *avail = drv_at(drv, drv->setup.driver);
 
 	avail[2 + drv->avail % drv->setup.size] = head;
 	avail[1] = ++drv->avail;
@@ -104,7 +104,7 @@ static inline void drv_packed_offer(
 	struct drv *drv, uint64_t addr, uint32_t len, uint16_t flags, uint16_t id)
 {
 	flags |= drv->wrap ? 1U << 7 : 1U << 15;
-	drv_desc_set(drv, DRV_DESC, drv->avail, addr, len, flags, id);
+	drv_desc_set(drv, drv->setup.desc, drv->avail, addr, len, flags, id);
 	if (++drv->avail == drv->setup.size) {
 		drv->avail = 0;
 		drv->wrap = !drv->wrap;
@@ -123,8 +123,8 @@ static inline void drv_offer(
 		drv_packed_offer(drv, in, in_len, DRV_WRITE, id);
 		return;
 	}
-	drv_desc_set(drv, DRV_DESC, 2U * id, out, out_len, DRV_NEXT, (uint16_t)(2 * id + 1));
-	drv_desc_set(drv, DRV_DESC, 2U * id + 1, in, in_len, DRV_WRITE, 0);
+	drv_desc_set(drv, drv->setup.desc, 2U * id, out, out_len, DRV_NEXT, (uint16_t)(2 * id + 1));
+	drv_desc_set(drv, drv->setup.desc, 2U * id + 1, in, in_len, DRV_WRITE, 0);
 	drv_split_offer(drv, (uint16_t)(2 * id));
 }
 
@@ -133,7 +133,7 @@ static inline void drv_offer(
 static inline bool drv_take(struct drv *drv, uint16_t ring_count, uint32_t *id, uint32_t *len)
 {
 	if (drv->setup.packed) {
-		struct drv_desc *desc = (struct drv_desc *)drv_at(drv, DRV_DESC) + drv->used;
+		struct drv_desc *desc = (struct drv_desc *)drv_at(drv, drv->setup.desc) + drv->used;
 		bool avail = desc->packed.flags >> 7 & 1, used = desc->packed.flags >> 15 & 1;
 
 		if (avail != drv->used_wrap || used != drv->used_wrap)
@@ -147,7 +147,7 @@ static inline bool drv_take(struct drv *drv, uint16_t ring_count, uint32_t *id, 
 		}
 		return true;
 	}
-	uint16_t *used = drv_at(drv, DRV_DEVICE);
+	uint16_t *used = drv_at(drv, drv->setup.device);
 	uint32_t *elem = (uint32_t *)(used + 2) + 2 * (drv->used % drv->setup.size);
 
 	if (used[1] == drv->used)

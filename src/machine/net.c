@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Network devices on the board, and their host sides. */
+#include "virtio/net.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "machine/internal.h"
+
+static void net_free(void *dev)
+{
+	vnet_destroy(dev);
+}
+
+/* Returns 0 or -errno with a sentence. */
+static int host_open(struct vnet_host **ret, const struct vm_net *net, struct kv_err *err)
+{
+	switch (net->kind) {
+	case VM_NET_TAP:
+		return vnet_tap_open(ret, net->tap, net->queues, err);
+	case VM_NET_FD:
+		return vnet_fd_open(ret, net->fd, err);
+	case VM_NET_NONE:
+		break;
+	}
+	return err_set(err, -EINVAL, "the host's side is missing");
+}
+
+/* An address that nobody else has, most likely: of one interface, locally administered. */
+static int mac_make(uint8_t mac[VNET_MAC_BYTES])
+{
+	if (getrandom(mac, VNET_MAC_BYTES, 0) != VNET_MAC_BYTES)
+		return -errno;
+	mac[0] = (uint8_t)((mac[0] & 0xfc) | 2);
+	return 0;
+}
+
+int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *err)
+{
+	struct vnet_params params = {
+		.gm = m->gm,
+		.loop = m->p.loop,
+		.log = m->p.log,
+		.name = net->id,
+		.mtu = net->mtu,
+		.rx = net->rx,
+		.tx = net->tx,
+	};
+	struct vnet_host *host = NULL;
+	struct vnet *dev = NULL;
+	int r;
+
+	memcpy(params.mac, net->mac, sizeof(params.mac));
+	r = net->mac_set ? 0 : mac_make(params.mac);
+	if (r < 0)
+		return err_set(err, r, "net %s: no random MAC address: %s", net->id, err_text(r));
+	r = host_open(&host, net, err);
+	if (r < 0)
+		return err_prefix(err, r, "net %s", net->id);
+	r = vnet_create(&dev, &params, host);
+	if (r < 0) {
+		vnet_host_close(host);
+		return err_set(err, r, "net %s: %s", net->id, err_text(r));
+	}
+	r = machine_virtio_add(m, vnet_vdev(dev), dev, net_free);
+	if (r < 0) {
+		vnet_destroy(dev);
+		return err_set(err, r, "net %s: %s", net->id, err_text(r));
+	}
+	return 0;
+}

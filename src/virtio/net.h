@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KV_VIRTIO_NET_H
+#define KV_VIRTIO_NET_H
+
+#include "virtio/limit.h"
+#include "virtio/vdev.h"
+
+/*
+ * Network device (virtio 1.3 §5.1): queue pairs with mergeable buffers, offloads as far as the host
+ * side has them, and a control queue for receive filters, offloads and the number of pairs.
+ */
+struct vnet;
+
+#define VNET_MAC_BYTES 6
+#define VNET_PAIRS_MAX 16
+#define VNET_MTU_MIN   68
+#define VNET_MTU_MAX   65535
+
+/* The host's side of a network device: where its packets go and come from. */
+struct vnet_host;
+
+/*
+ * Take the tap @name, which must exist, with @pairs (1..VNET_PAIRS_MAX) queues.
+ * Returns 0; -ENODEV (no such interface), -EPERM, -EBUSY, -EINVAL (no tap, or one of another number
+ * of queues), -errno of open(2), with a sentence that says how to create one.
+ * Owns: vnet_host_close() closes it, unless a device takes it.
+ */
+int vnet_tap_open(struct vnet_host **ret, const char *name, unsigned pairs, struct kv_err *err);
+
+/*
+ * Take the open descriptor @fd of a tap or macvtap with a virtio header (IFF_VNET_HDR).
+ * Returns 0; -EBADF; -EINVAL (no tap, or without the header), with a sentence.
+ * Owns: as vnet_tap_open(); @fd is consumed on success only.
+ */
+int vnet_fd_open(struct vnet_host **ret, int fd, struct kv_err *err);
+
+/* NULL is allowed. */
+void vnet_host_close(struct vnet_host *host);
+
+struct vnet_params {
+	const struct gmem *gm; /* borrowed, as loop and log */
+	struct loop *loop;
+	const struct kv_log *log;
+	const char *name; /* for the log, up to 64 bytes; copied */
+	uint8_t mac[VNET_MAC_BYTES];
+	uint16_t mtu;		   /* told to the guest; 0: none is */
+	struct limit_rates rx, tx; /* of what the guest receives and sends; frames' bytes */
+};
+
+/*
+ * Make the device over @host. Returns 0 or vdev_create()'s errors.
+ * Owns: @host on success; the device is destroyed after its transport.
+ */
+int vnet_create(struct vnet **ret, const struct vnet_params *params, struct vnet_host *host);
+void vnet_destroy(struct vnet *net);
+
+/* The device core, to be given to a transport. */
+struct vdev *vnet_vdev(struct vnet *net);
+
+#endif
