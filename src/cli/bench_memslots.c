@@ -23,12 +23,13 @@
 #include "gmem/hot.h"
 #include "kvm/kvm.h"
 #include "trace/timeline.h"
+#include "x86/cpuid.h"
 
 #define SIZES	     5
 #define PLUGS	     4
 #define BLOCK_BYTES  (2 * MIB)
 #define STEP_BYTES   (128 * MIB) /* what Linux plugs by one request */
-#define AREA_GPA     (4 * TIB)	 /* a multiple of any window */
+#define AREA_GPA     (64 * GIB)	 /* a multiple of any window */
 #define IDLE_NS	     50000000
 #define LIMIT_NS     120000000000ULL
 #define RMAP_DIVISOR 512 /* shadow paging: 8 bytes for each page of 4 KiB */
@@ -337,32 +338,39 @@ static int start_run(struct bench *bench, const char *keys, double *ret_ms, stru
 	return r < 0 ? err_set(err, r, "kvick run %s: %s", keys ? keys : "", err_text(r)) : 0;
 }
 
-static int starts_round(struct bench *bench, bool counted, struct kv_err *err)
+/* All VMs once, each round beginning with another: who follows a slow teardown pays for it. */
+static int starts_round(struct bench *bench, unsigned round, struct kv_err *err)
 {
-	double none, ms;
-	int r = start_run(bench, NULL, &none, err);
+	unsigned subjects = 1 + HOWS * bench->size_count;
+	double ms[1 + HOWS * SIZES] = {0};
+	int r = 0;
 
-	if (!r && counted)
-		r = bench_add(&bench->none_ms, none);
-	for (unsigned s = 0; !r && s < bench->size_count; s++)
-		for (unsigned h = 0; !r && h < HOWS; h++) {
-			char size[24], keys[96];
+	for (unsigned i = 0; !r && i < subjects; i++) {
+		unsigned subject = (i + round) % subjects, s = (subject - 1) / HOWS;
+		char size[24], keys[96];
 
-			if (!bench->cells[s][0][h].tried)
-				continue;
+		if (subject && !bench->cells[s][0][(subject - 1) % HOWS].tried)
+			continue;
+		if (subject)
 			snprintf(keys, sizeof(keys), "max=%s,dynamic-memslots=%s",
-				size_format(bench->sizes[s], size, sizeof(size)), how_keys[h]);
-			r = start_run(bench, keys, &ms, err);
-			if (r > 0 || !counted) {
-				r = r > 0 ? 0 : r;
-				continue;
-			}
-			if (!r)
-				r = bench_add(&bench->start_ms[s][h], ms);
-			if (!r)
-				r = bench_add(&bench->start_ratio[s][h], ms / none);
-		}
-	return r;
+				size_format(bench->sizes[s], size, sizeof(size)),
+				how_keys[(subject - 1) % HOWS]);
+		r = start_run(bench, subject ? keys : NULL, &ms[subject], err);
+		r = r > 0 ? 0 : r;
+	}
+	if (r < 0 || !round)
+		return r;
+	r = bench_add(&bench->none_ms, ms[0]);
+	for (unsigned i = 1; !r && i < subjects; i++) {
+		unsigned s = (i - 1) / HOWS, h = (i - 1) % HOWS;
+
+		if (ms[i] <= 0)
+			continue;
+		r = bench_add(&bench->start_ms[s][h], ms[i]);
+		if (!r)
+			r = bench_add(&bench->start_ratio[s][h], ms[i] / ms[0]);
+	}
+	return r < 0 ? err_set(err, r, "out of memory") : 0;
 }
 
 static int rounds_run(struct bench *bench, struct kv_err *err)
@@ -381,7 +389,7 @@ static int rounds_run(struct bench *bench, struct kv_err *err)
 	}
 	for (unsigned i = 0; !r && !bench->no_start && i <= bench->starts; i++) {
 		bench_progress(done++, all);
-		r = starts_round(bench, i > 0, err);
+		r = starts_round(bench, i, err);
 	}
 	bench_progress(0, 0);
 	return r;
@@ -550,6 +558,26 @@ static const struct cli_usage usage = {
 	.option_count = ARRAY_LEN(options),
 };
 
+/* Leave out sizes that this CPU does not address. */
+static int sizes_fit(struct bench *bench, struct kv_err *err)
+{
+	const struct kvm_cpuid2 *cpuid = NULL;
+	unsigned kept = 0, bits;
+	int r = kvm_cpuid_supported(bench->kvm, &cpuid);
+
+	if (r < 0)
+		return err_set(err, r, "KVM_GET_SUPPORTED_CPUID failed: %s", err_text(r));
+	bits = x86_phys_bits(cpuid);
+	for (unsigned s = 0; s < bench->size_count; s++)
+		if (bits >= 64 || AREA_GPA + bench->sizes[s] <= 1ULL << bits)
+			bench->sizes[kept++] = bench->sizes[s];
+	bench->size_count = kept;
+	return kept ? 0
+		    : err_set(err, -EINVAL,
+			      "--max: this CPU's %u physical address bits reach none of the sizes",
+			      bits);
+}
+
 static int bench_prepare(struct bench *bench, struct kv_err *err)
 {
 	static const uint64_t sizes[SIZES] = {GIB, 16 * GIB, 256 * GIB, TIB, 4 * TIB};
@@ -563,6 +591,8 @@ static int bench_prepare(struct bench *bench, struct kv_err *err)
 		bench->size_count = SIZES;
 	}
 	r = kvm_open(&bench->kvm, "/dev/kvm", err);
+	if (!r)
+		r = sizes_fit(bench, err);
 	if (r < 0 || bench->no_start)
 		return r;
 	r = bench_locate(bench->guest, sizeof(bench->guest), "guest/flat/signal.pvh.elf",
