@@ -90,9 +90,13 @@ static void version_get(struct api *api, const struct http_request *req, struct 
 
 static json_t *machine_pack(const struct vm_config *config)
 {
+	const char *huge = config->memory.backing == GMEM_HUGETLB_2M ? "2M"
+			   : config->memory.thp == GMEM_ON	     ? "Transparent"
+								     : "None";
+
 	return json_pack("{s:i, s:I, s:b, s:b, s:s}", "vcpu_count", (int)config->cpus,
 		"mem_size_mib", (json_int_t)(config->memory_bytes / MIB), "smt", 0,
-		"track_dirty_pages", 0, "huge_pages", "None");
+		"track_dirty_pages", 0, "huge_pages", huge);
 }
 
 static void machine_get(struct api *api, const struct http_request *req, struct http_reply *reply)
@@ -100,19 +104,35 @@ static void machine_get(struct api *api, const struct http_request *req, struct 
 	api_json(reply, machine_pack(api->p.config));
 }
 
-/* The disks in Firecracker's terms, where kvick's own section has all that can be said of them. */
-static json_t *drives_pack(const struct vm_config *config)
+/* @disks as kvick has them in Firecracker's terms, as far as it has some. */
+static json_t *drives_pack(json_t *disks)
 {
-	json_t *list = json_array();
+	static const struct {
+		const char *own, *name;
+	} keys[] = {
+		{"id", "drive_id"},
+		{"path", "path_on_host"},
+		{"root", "is_root_device"},
+		{"ro", "is_read_only"},
+		{"partuuid", "partuuid"},
+		{"rate_limiter", "rate_limiter"},
+	};
+	json_t *list = json_array(), *disk;
+	size_t i;
 
-	for (unsigned i = 0; i < config->disk_count; i++) {
-		const struct vm_disk *disk = &config->disks[i];
+	json_array_foreach(disks, i, disk)
+	{
+		const char *cache = json_string_value(json_object_get(disk, "cache"));
+		bool unsafe = cache && !strcmp(cache, "unsafe");
+		json_t *drive = json_pack("{s:s}", "cache_type", unsafe ? "Unsafe" : "Writeback");
 
-		json_array_append_new(
-			list, json_pack("{s:s, s:s, s:b, s:b, s:s}", "drive_id", disk->id,
-				      "path_on_host", disk->path, "is_root_device", disk->root,
-				      "is_read_only", disk->read_only, "cache_type",
-				      disk->writeback ? "Writeback" : "Unsafe"));
+		for (size_t k = 0; k < ARRAY_LEN(keys); k++) {
+			json_t *value = json_object_get(disk, keys[k].own);
+
+			if (value)
+				json_object_set(drive, keys[k].name, value);
+		}
+		json_array_append_new(list, drive);
 	}
 	return list;
 }
@@ -129,7 +149,8 @@ static void config_get(struct api *api, const struct http_request *req, struct h
 		return;
 	}
 	json_object_set_new(root, "machine-config", machine_pack(api->p.config));
-	json_object_set_new(root, "drives", drives_pack(api->p.config));
+	json_object_set_new(root, "drives",
+		drives_pack(json_object_get(json_object_get(root, "kvick"), "disks")));
 	api_json(reply, root);
 }
 
@@ -256,12 +277,16 @@ static const struct route routes[] = {
 	{HTTP_GET, "/version", false, version_get},
 	{HTTP_GET, "/vm/config", false, config_get},
 	{HTTP_GET, "/machine-config", false, machine_get},
+	{HTTP_GET, "/hotplug/memory", true, api_mem_get},
+	{HTTP_GET, "/kvick/memory", false, api_mem_list},
+	{HTTP_PATCH, "/hotplug/memory", true, api_mem_patch},
 	{HTTP_PATCH, "/vm", false, vm_patch},
 	{HTTP_PUT, "/actions", false, actions_put},
 	{HTTP_PUT, "/boot-source", false, start_put},
 	{HTTP_PUT, "/cpu-config", false, start_put},
 	{HTTP_PUT, "/drives", true, start_put},
 	{HTTP_PUT, "/entropy", false, start_put},
+	{HTTP_PUT, "/hotplug/memory", false, start_put},
 	{HTTP_PUT, "/logger", false, start_put},
 	{HTTP_PUT, "/machine-config", false, start_put},
 	{HTTP_PATCH, "/machine-config", false, start_put},

@@ -24,4 +24,9 @@ void api_json(struct http_reply *reply, json_t *body);
 json_t *api_object(
 	const struct http_request *req, const char *const *names, struct http_reply *reply);
 
+/* memory.c: GET and PATCH /hotplug/memory[/ID], GET /kvick/memory. */
+void api_mem_get(struct api *api, const struct http_request *req, struct http_reply *reply);
+void api_mem_patch(struct api *api, const struct http_request *req, struct http_reply *reply);
+void api_mem_list(struct api *api, const struct http_request *req, struct http_reply *reply);
+
 #endif

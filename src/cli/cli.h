@@ -113,5 +113,6 @@ int cli_bench(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_pool(int argc, char **argv);
+int cli_mem(int argc, char **argv);
 
 #endif

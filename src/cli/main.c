@@ -11,6 +11,7 @@ static const struct cli_verb verbs[] = {
 	{"run", cli_run, "start a virtual machine and run it until the guest shuts down"},
 	{"bench", cli_bench, "measure kvick on this machine"},
 	{"image", cli_image, "look at kernel files"},
+	{"mem", cli_mem, "show and change how much memory a running machine has"},
 	{"pool", cli_pool, "keep zeroed memory for virtual machines to come"},
 	{"doctor", cli_doctor, "check whether and how well this host runs virtual machines"},
 };

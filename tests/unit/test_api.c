@@ -18,6 +18,10 @@
 bool __wrap_machine_paused(const struct machine *m);
 int __wrap_machine_pause(struct machine *m, struct kv_err *err);
 void __wrap_machine_resume(struct machine *m);
+unsigned __wrap_machine_mem_count(const struct machine *m);
+int __wrap_machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
+int __wrap_machine_mem_request(
+	struct machine *m, const char *id, uint64_t bytes, struct kv_err *err);
 
 static bool paused, stuck;
 
@@ -37,6 +41,36 @@ int __wrap_machine_pause(struct machine *m, struct kv_err *err)
 void __wrap_machine_resume(struct machine *m)
 {
 	paused = false;
+}
+
+static struct machine_mem_info mems[] = {
+	{.id = "m0", .max_bytes = 16 * GIB, .block_bytes = 2 * MIB, .windows = 16},
+	{.id = "hotplug", .max_bytes = 4 * GIB, .block_bytes = 4 * KIB, .windows = 32},
+};
+static unsigned mem_count;
+
+unsigned __wrap_machine_mem_count(const struct machine *m)
+{
+	return mem_count;
+}
+
+int __wrap_machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret)
+{
+	*ret = mems[i];
+	return 0;
+}
+
+int __wrap_machine_mem_request(
+	struct machine *m, const char *id, uint64_t bytes, struct kv_err *err)
+{
+	for (unsigned i = 0; i < mem_count; i++)
+		if (!strcmp(mems[i].id, id)) {
+			if (bytes % mems[i].block_bytes)
+				return err_set(err, -EINVAL, "not a multiple");
+			mems[i].requested_bytes = bytes;
+			return 0;
+		}
+	return err_set(err, -ENODEV, "which should not have been asked");
 }
 
 static int flushed = -ENOTSUP;
@@ -162,6 +196,7 @@ static void test_config(void **state)
 	assert_string_equal(
 		json_string_value(json_object_get(drive, "path_on_host")), "/var/disk.img");
 	assert_true(json_is_true(json_object_get(drive, "is_read_only")));
+	assert_string_equal(json_string_value(json_object_get(drive, "cache_type")), "Unsafe");
 	assert_string_equal(
 		json_string_value(json_object_get(json_object_get(body, "kvick"), "id")), "vm-1");
 	json_decref(body);
@@ -169,12 +204,61 @@ static void test_config(void **state)
 	expect("GET", "/vm/config", "", 500, "not UTF-8");
 }
 
+static json_int_t number(const char *path, const char *name)
+{
+	json_t *body;
+	json_int_t n;
+
+	assert_int_equal(ask("GET", path, "", &body), 200);
+	n = json_integer_value(json_object_get(body, name));
+	json_decref(body);
+	return n;
+}
+
+static void test_memory(void **state)
+{
+	static const char one[] = "{\"requested_size_mib\": 512}";
+	json_t *body;
+
+	mem_count = 0;
+	expect("GET", "/hotplug/memory", "", 400, "without --mem-device");
+	expect("PATCH", "/hotplug/memory", one, 400, "without --mem-device");
+	/* Without a name it is the first one, or Firecracker's. */
+	mem_count = 1;
+	expect("PATCH", "/hotplug/memory", one, 204, NULL);
+	assert_int_equal(mems[0].requested_bytes, 512 * MIB);
+	assert_int_equal(number("/hotplug/memory", "slot_size_mib"), 1024);
+	mem_count = 2;
+	assert_int_equal(number("/hotplug/memory", "requested_size_mib"), 0);
+	assert_int_equal(number("/hotplug/memory", "total_size_mib"), 4096);
+	assert_int_equal(number("/hotplug/memory", "max_bytes"), 0);
+	assert_int_equal(number("/hotplug/memory/m0", "requested_bytes"), 512 * MIB);
+	expect("PATCH", "/hotplug/memory/m0", "{\"requested_bytes\": 2097152}", 204, NULL);
+	assert_int_equal(number("/hotplug/memory/m0", "requested_size_mib"), 2);
+	expect("PATCH", "/hotplug/memory/hotplug/", "{\"requested_bytes\": 4096}", 204, NULL);
+	assert_int_equal(mems[1].requested_bytes, 4096);
+	expect("PATCH", "/hotplug/memory/m0", "{\"requested_bytes\": 1}", 400, "not a multiple");
+	expect("PATCH", "/hotplug/memory/m1", one, 400, "there is no memory device \"m1\"");
+	expect("GET", "/hotplug/memory/m", "", 400, "there is no memory device \"m\"");
+	expect("PATCH", "/hotplug/memory", "{\"requested_size_mib\": -1}", 400, "not a size");
+	expect("PATCH", "/hotplug/memory", "{\"requested_size_mib\": 1.5}", 400, "not a size");
+	expect("PATCH", "/hotplug/memory", "{\"requested_size_mib\": 9223372036854775807}", 400,
+		"not a size");
+	expect("PATCH", "/hotplug/memory", "{\"requested_size_mib\":1,\"requested_bytes\":1}", 400,
+		"give one of");
+	expect("PATCH", "/hotplug/memory", "{}", 400, "give one of");
+	expect("PUT", "/hotplug/memory", "{\"total_size_mib\": 1024}", 400, "after starting");
+	assert_int_equal(ask("GET", "/kvick/memory", "", &body), 200);
+	assert_int_equal(json_array_size(body), 2);
+	json_decref(body);
+}
+
 static int setup(void **state)
 {
 	if (vm_config_init(&config) || vm_config_set(&config, "id", "vm-1", NULL) ||
 		vm_config_set(&config, "kernel", "/boot/vmlinux", NULL) ||
 		vm_config_set(&config, "memory", "256M", NULL) ||
-		vm_config_set(&config, "disk", "/var/disk.img,ro", NULL))
+		vm_config_set(&config, "disk", "/var/disk.img,ro,cache=unsafe", NULL))
 		return -1;
 	return 0;
 }
@@ -192,6 +276,7 @@ int main(void)
 		cmocka_unit_test(test_actions),
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_memory),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
