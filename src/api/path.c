@@ -168,27 +168,37 @@ static int path_clear(const char *path, struct kv_err *err)
 	return r < 0 ? err_set(err, r, "control socket: %s: %s", path, err_text(r)) : 0;
 }
 
-static int sock_bind(int fd, const char *path, struct api_sock *sock)
-{
-	struct sockaddr_un addr;
-	struct stat st;
-	int r = addr_make(&addr, path);
+/* Where a socket is made ready before it gets its name; the folder's lock is held meanwhile. */
+#define FRESH ".kvick-new"
 
-	if (r < 0)
-		return r;
+/*
+ * Listen in the folder @dir_fd. The name comes last: who waits for it to appear connects at once,
+ * and would be refused by a socket that is bound and does not listen yet.
+ */
+static int sock_listen(int fd, int dir_fd, const char *path, struct api_sock *sock)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	FD_SCOPED int held = -1;
+	struct stat st;
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/" FRESH, dir_fd);
+	/* Of one that was killed in between. */
+	unlinkat(dir_fd, FRESH, 0);
 	/* The mode is set before anybody can connect. */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return -errno;
-	sock->held = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (sock->held < 0 || fstat(sock->held, &st) < 0 || listen(fd, BACKLOG) < 0) {
-		r = -errno;
-		unlink(path);
-		fd_close(&sock->held);
+	held = openat(dir_fd, FRESH, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (held < 0 || fstat(held, &st) < 0 || listen(fd, BACKLOG) < 0 ||
+		renameat(dir_fd, FRESH, dir_fd, name) < 0) {
+		int r = -errno;
+
+		unlinkat(dir_fd, FRESH, 0);
 		return r;
 	}
+	*sock = (struct api_sock){.held = held, .dev = st.st_dev, .ino = st.st_ino};
 	strcpy(sock->path, path);
-	sock->dev = st.st_dev;
-	sock->ino = st.st_ino;
+	held = -1;
 	return 0;
 }
 
@@ -228,7 +238,7 @@ int api_listen(const char *path, bool owned, struct api_sock *sock, struct kv_er
 	if (r < 0)
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	r = fd < 0 ? -errno : sock_bind(fd, path, sock);
+	r = fd < 0 ? -errno : sock_listen(fd, lock, path, sock);
 	if (r < 0) {
 		fd_close(&fd);
 		return err_set(err, r, "control socket: %s: %s", path, err_text(r));

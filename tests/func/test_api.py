@@ -170,7 +170,7 @@ def test_what_a_killed_vm_left_is_replaced(vm, start, flat, sockets):
     def answers():
         try:
             return client.ask("GET", "/")[0] == 200
-        except ConnectionRefusedError:
+        except ConnectionRefusedError:  # still the old one
             client.close()
             return False
 
