@@ -10,6 +10,7 @@ static const struct cli_verb verbs[] = {
 	{"boot", bench_boot, "time of a real kernel's boot, by its steps"},
 	{"footprint", bench_footprint, "memory of 1 to 16 VMs of the same images"},
 	{"halt", bench_halt, "create, run and destroy VMs in one process, against the floor"},
+	{"hold", bench_hold, "several VMs in one process until one ends, for footprint"},
 	{"pool", bench_pool, "leases of zeroed memory, and how fast it is zero again"},
 	{"populate", bench_populate,
 		"how fast guest memory becomes present, beside the bare kernel"},

@@ -11,6 +11,7 @@ int bench_boot(int argc, char **argv);
 int bench_compare(int argc, char **argv);
 int bench_footprint(int argc, char **argv);
 int bench_halt(int argc, char **argv);
+int bench_hold(int argc, char **argv);
 int bench_memslots(int argc, char **argv);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kvick bench footprint: what 1, 2, 4, 8, 16 virtual machines of the same images cost in memory,
- * one process each, once their guests have come to rest: the processes' own pages, and what the
- * kernel keeps for them.
+ * one process each and all in one process, once their guests have come to rest: the processes' own
+ * pages, and what the kernel keeps for them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -22,7 +23,10 @@
 
 #define COUNTS_MAX    16
 #define INSTANCES_MAX 1024
-#define SUBJECTS_MAX  5 /* kvick and up to 4 others */
+#define VS_MAX	      4
+#define SUBJECTS_MAX  (2 + VS_MAX) /* kvick, kvick in one process, others */
+#define OWN_WORDS_MAX 16
+#define REST_NS	      300000000 /* for what ended before to be gone from the kernel */
 
 /* The figures, all per instance. */
 enum figure {
@@ -67,6 +71,7 @@ static const struct {
 struct subject {
 	char **argv;
 	const char *vcpu; /* the name of a thread that it must have, or NULL */
+	char *count;	  /* all in one process: the word of @argv that says how many; or NULL */
 	struct bench_samples samples[COUNTS_MAX][FIG_COUNT];
 };
 
@@ -76,7 +81,7 @@ struct footprint {
 	unsigned runs;
 	uint64_t limit_s;
 	bool json;
-	const char *kernel, *initrd, *append, *vs[SUBJECTS_MAX - 1];
+	const char *kernel, *initrd, *append, *vs[VS_MAX];
 	unsigned vs_count;
 	uint64_t kernel_bytes, initrd_bytes, memory_bytes;
 	char dir[BENCH_DIR_MAX], made_kernel[BENCH_FILE_MAX], made_initrd[BENCH_FILE_MAX];
@@ -193,8 +198,10 @@ static const struct cli_option options[] = {
 static const struct cli_usage usage = {
 	.verb = "bench footprint",
 	.synopsis = "[OPTION...]",
-	.about = "What virtual machines of the same images cost in memory, one process each, once\n"
-		 "their guests have come to rest. All figures are averages per instance.\n",
+	.about = "What virtual machines of the same images cost in memory, one process each and "
+		 "all\n"
+		 "in one process, once their guests have come to rest. All figures are averages\n"
+		 "per instance.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 };
@@ -253,44 +260,50 @@ static int self_make(struct footprint *bench, struct kv_err *err)
 	return 0;
 }
 
-/* kvick's own command line is put together as text, like the others'. */
+/* One of kvick's own, from @words, with the images behind them. */
+static int own_make(struct footprint *bench, const char *const *words, struct kv_err *err)
+{
+	struct subject *own = &bench->subjects[bench->subject_count++];
+	const char *const more[] = {"--initrd", bench->initrd, "--append", bench->append};
+	unsigned count = 0;
+
+	own->vcpu = "fc_vcpu 0";
+	own->argv = calloc(OWN_WORDS_MAX + 1, sizeof(*own->argv));
+	for (; own->argv && *words; words++)
+		own->argv[count++] = strdup(*words);
+	for (int i = 0; own->argv && i < 4; i += 2) {
+		if (!more[i + 1])
+			continue;
+		own->argv[count++] = strdup(more[i]);
+		own->argv[count++] = strdup(more[i + 1]);
+	}
+	for (unsigned i = 0; own->argv && i < count; i++)
+		if (!own->argv[i])
+			count = 0;
+	return count ? 0 : err_set(err, -ENOMEM, "out of memory");
+}
+
 static int subjects_make(struct footprint *bench, struct kv_err *err)
 {
-	static const char *const command = "run --serial none --memory {memory_mib}M {kernel}";
-	struct subject *own = &bench->subjects[0];
-	char **words;
-	int count = 0, r = self_make(bench, err);
+	char memory[24];
+	const char *const each[] = {
+		bench->self, "run", "--serial", "none", "--memory", memory, bench->kernel, NULL};
+	/* The number is filled in before each run: room for INSTANCES_MAX. */
+	const char *const all[] = {bench->self, "bench", "hold", "--instances", "0000", "--memory",
+		memory, bench->kernel, NULL};
+	int r = self_make(bench, err);
 
+	snprintf(memory, sizeof(memory), "%" PRIu64 "M", (uint64_t)(bench->memory_bytes / MIB));
+	if (!r)
+		r = own_make(bench, each, err);
+	if (!r)
+		r = own_make(bench, all, err);
 	if (r < 0)
 		return r;
-	r = bench_words(
-		&words, command, bench->kernel, bench->initrd, bench->memory_bytes / MIB, err);
-	if (r < 0)
-		return r;
-	while (words[count])
-		count++;
-	/* The words, the program before them, up to 4 behind them, and the end. */
-	own->argv = calloc((size_t)count + 6, sizeof(*own->argv));
-	bench->subject_count = 1;
-	own->vcpu = "fc_vcpu 0";
-	if (!own->argv) {
-		bench_words_free(words);
-		return err_set(err, -ENOMEM, "out of memory");
-	}
-	own->argv[0] = strdup(bench->self);
-	memcpy(own->argv + 1, words, (size_t)count++ * sizeof(*words));
-	free(words);
-	if (bench->initrd) {
-		own->argv[count++] = strdup("--initrd");
-		own->argv[count++] = strdup(bench->initrd);
-	}
-	if (bench->append) {
-		own->argv[count++] = strdup("--append");
-		own->argv[count++] = strdup(bench->append);
-	}
+	bench->subjects[1].count = bench->subjects[1].argv[4];
 	for (unsigned i = 0; !r && i < bench->vs_count; i++) {
-		r = bench_words(&bench->subjects[i + 1].argv, bench->vs[i], bench->kernel,
-			bench->initrd, bench->memory_bytes / MIB, err);
+		r = bench_words(&bench->subjects[bench->subject_count].argv, bench->vs[i],
+			bench->kernel, bench->initrd, bench->memory_bytes / MIB, err);
 		if (!r)
 			bench->subject_count++;
 	}
@@ -325,9 +338,9 @@ static int64_t less(uint64_t after, uint64_t before)
 	return (int64_t)(after - before);
 }
 
-/* Take the figures of @count running processes and keep their averages. */
+/* Take the figures of @count running processes and keep their averages over @instances. */
 static int set_measure(struct subject *subject, unsigned index, const pid_t *pids, unsigned count,
-	const struct kernel_memory *before)
+	unsigned instances, const struct kernel_memory *before)
 {
 	double sums[FIG_COUNT] = {0};
 	struct kernel_memory now;
@@ -357,7 +370,7 @@ static int set_measure(struct subject *subject, unsigned index, const pid_t *pid
 	sums[FIG_STACKS] = (double)less(now.stacks_bytes, before->stacks_bytes);
 	sums[FIG_PERCPU] = (double)less(now.percpu_bytes, before->percpu_bytes);
 	for (int f = 0; !r && f < FIG_COUNT; f++)
-		r = bench_add(&subject->samples[index][f], sums[f] / count);
+		r = bench_add(&subject->samples[index][f], sums[f] / instances);
 	return r;
 }
 
@@ -365,13 +378,18 @@ static int set_measure(struct subject *subject, unsigned index, const pid_t *pid
 static int set_run(
 	struct footprint *bench, struct subject *subject, unsigned index, struct kv_err *err)
 {
-	unsigned count = bench->counts[index], started = 0;
+	const struct timespec rest = {.tv_nsec = REST_NS};
+	unsigned instances = bench->counts[index], started = 0;
+	unsigned count = subject->count ? 1 : instances;
 	MEM_SCOPED pid_t *pids = calloc(count, sizeof(*pids));
 	struct kernel_memory before = {0};
 	int status = 0, r;
 
 	if (!pids)
 		return err_set(err, -ENOMEM, "out of memory");
+	if (subject->count)
+		snprintf(subject->count, 5, "%u", instances);
+	nanosleep(&rest, NULL);
 	r = proc_kernel(&before);
 	while (!r && started < count) {
 		r = proc_start(&pids[started], subject->argv, bench->errors);
@@ -387,7 +405,7 @@ static int set_run(
 		started++;
 	}
 	if (!r) {
-		r = set_measure(subject, index, pids, count, &before);
+		r = set_measure(subject, index, pids, count, instances, &before);
 		if (r < 0)
 			err_set(err, r, "%s: its memory cannot be read: %s", subject->argv[0],
 				err_text(r));
@@ -446,12 +464,14 @@ static const char *subject_name(const struct footprint *bench, unsigned index)
 
 	if (!index)
 		return "kvick run";
+	if (bench->subjects[index].count)
+		return "kvick, one process";
 	return slash ? slash + 1 : bench->subjects[index].argv[0];
 }
 
 static void bench_print(struct footprint *bench)
 {
-	printf("average per process, MiB; median of %u runs, in turns\n", bench->runs);
+	printf("average per instance, MiB; median of %u runs, in turns\n", bench->runs);
 	printf("  %-10s", "instances");
 	for (unsigned s = 0; s < bench->subject_count; s++)
 		printf("  %21.21s", subject_name(bench, s));

@@ -201,8 +201,12 @@ int proc_measure(pid_t pid, struct proc_memory *ret)
 
 int proc_kernel(struct kernel_memory *ret)
 {
-	MEM_SCOPED char *text = NULL;
-	ssize_t n = file_read_all("/proc/meminfo", 64 * KIB, &text);
+	MEM_SCOPED char *text = NULL, *nothing = NULL;
+	ssize_t n;
+
+	/* Each CPU keeps counts of its own for up to a second; root may have them added up now. */
+	(void)file_read_all("/proc/sys/vm/stat_refresh", KIB, &nothing);
+	n = file_read_all("/proc/meminfo", 64 * KIB, &text);
 
 	if (n < 0)
 		return (int)n;

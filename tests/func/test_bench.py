@@ -4,6 +4,8 @@
 import json
 import shutil
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -118,7 +120,16 @@ def test_footprint(kvick, flat, tmp_path):
     result = document(
         bench(kvick, "footprint", *args, env={"TMPDIR": str(tmp_path)}), "footprint"
     )
-    shared, copied = result["subjects"]
+    shared, together, copied = result["subjects"]
+    assert together["name"] == "kvick, one process"
+    assert together["command"][1:3] == ["bench", "hold"]
+    # The program, its libraries' data and the images' descriptors are there once.
+    one, three = together["sets"]
+    for name in "uss_bytes", "page_tables_bytes", "threads", "fds":
+        assert 0 < three[name]["median"] < one[name]["median"]
+    assert three["uss_bytes"]["median"] == pytest.approx(three["pss_bytes"]["median"], rel=0.01)
+    # A vCPU's thread each, and what the process has.
+    assert three["threads"]["median"] < shared["sets"][1]["threads"]["median"]
     assert copied["command"][:3] == [str(kvick), "run", "--serial"]
     assert [s["instances"] for s in shared["sets"]] == [1, 3]
     mib = 1 << 20
@@ -134,6 +145,24 @@ def test_footprint(kvick, flat, tmp_path):
     # Three processes share the program.
     assert shared["sets"][1]["pss_bytes"]["median"] < shared["sets"][1]["rss_bytes"]["median"] / 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_hold(kvick, flat, tmp_path):
+    """Ends with the first VM that ends, and says how if that was no orderly end."""
+    assert bench(kvick, "hold", "--instances", "3", flat / "signal.pvh.elf").returncode == OK
+    result = bench(kvick, "hold", "--instances", "2", tmp_path / "none")
+    assert result.returncode == START
+    assert f"{tmp_path}/none" in result.stderr
+    result = bench(kvick, "hold", "--instances", "0", flat / "halt.pvh.elf")
+    assert result.returncode == USAGE
+    with subprocess.Popen([kvick, "bench", "hold", "--instances", "3", flat / "halt.pvh.elf"]) as vms:
+        names = []
+        deadline = time.monotonic() + 20
+        while names.count("fc_vcpu 0") < 3:
+            assert vms.poll() is None and time.monotonic() < deadline
+            names = [p.read_text().strip() for p in Path(f"/proc/{vms.pid}/task").glob("*/comm")]
+        vms.kill()
 
 
 @pytest.mark.usefixtures("kvm_host")
