@@ -38,7 +38,6 @@ struct gmem_fill {
 	uint64_t span_bytes;			   /* [c] of all pieces: what slices divide */
 	uint64_t total_bytes;			   /* [c] of the pieces that are no image */
 	uint64_t nodes;				   /* [c] */
-	bool huge;				   /* [c] most of it is huge pages */
 	bool touch;				   /* [c] */
 	bool idle;				   /* [c] once started: gmem_fill_start() */
 	unsigned threads_asked;			   /* [c] 0: thread_count is our own choice */

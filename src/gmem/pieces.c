@@ -110,7 +110,6 @@ static void region_pieces(
 void gmem_pieces_find(struct gmem_fill *fill, struct gmem *gm)
 {
 	bool offered = gmem_thp_offered();
-	uint64_t huge = 0;
 
 	for (unsigned i = 0; i < gm->region_count; i++)
 		region_pieces(fill, gm, &gm->regions[i]);
@@ -120,9 +119,7 @@ void gmem_pieces_find(struct gmem_fill *fill, struct gmem *gm)
 
 		if (!real)
 			piece->page_bytes = PAGE_BYTES;
-		huge += real ? piece->bytes : 0;
 	}
-	fill->huge = huge > fill->total_bytes / 2;
 }
 
 void gmem_pieces_advise(const struct gmem_fill *fill)

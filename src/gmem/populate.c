@@ -45,18 +45,12 @@ const char *gmem_populate_name(enum gmem_populate how)
 	return names[how];
 }
 
-/*
- * As many threads as gain something. With 4 KiB pages the kernel's own bookkeeping is most of the
- * work and hardly runs in parallel; huge pages are limited by the memory alone (docs/memory.md has
- * figures).
- */
+/* As many threads as gain something; never did another CPU make it slower (docs/performance.md). */
 static unsigned threads_choose(const struct gmem_fill *fill)
 {
 	unsigned cpus = gmem_cpus();
 	uint64_t most = fill->total_bytes / SLICE_MIN;
 
-	if (!fill->huge && cpus > 1)
-		cpus /= 2;
 	if (cpus > THREADS_AUTO_MAX)
 		cpus = THREADS_AUTO_MAX;
 	if (cpus > most)
