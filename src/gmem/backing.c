@@ -143,6 +143,8 @@ int gmem_backing_check(const struct gmem_backing *backing, uint64_t total_bytes,
 
 	if (!r && gmem_is_hugetlb(backing->kind))
 		r = huge_check(backing, total_bytes, err);
+	if (!r && gmem_is_hugetlb(backing->kind))
+		r = gmem_huge_limit(gmem_page_bytes(backing), total_bytes, err);
 	if (!r && backing->kind == GMEM_FILE)
 		r = file_check(backing, total_bytes, err);
 	return r;

@@ -75,7 +75,8 @@ int gmem_backing_valid(
  * free huge pages (on the chosen nodes), a file that may become RAM. (Another process may still be
  * faster.)
  * Returns 0; what gmem_backing_valid() does; -ENOMEM with a sentence that says how many pages of
- * what size are short, on which nodes, and the command that reserves them; -EEXIST (the file holds
+ * what size are short, on which nodes, and the command that reserves them, or which control group
+ * forbids them; -EEXIST (the file holds
  * something else); -errno of open(2).
  */
 int gmem_backing_check(

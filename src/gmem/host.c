@@ -150,23 +150,32 @@ unsigned gmem_cpus(void)
 	return (unsigned)CPU_COUNT(&own);
 }
 
-/* Whether the comma-separated @list has "memory". */
-static bool has_memory(const char *list)
+/* What a control group counts: its files in the two versions of the interface. */
+struct account {
+	const char *controller;
+	char max[2][40], used[2][40]; /* [1]: version 1 */
+	const char *cure;	      /* beside raising the limit */
+};
+
+/* Whether the comma-separated @list has @word. */
+static bool list_has(const char *list, const char *word)
 {
+	size_t len = strlen(word);
+
 	for (const char *at = list; at; at = strchr(at, ',')) {
 		at += *at == ',';
-		if (!strncmp(at, "memory", 6) && (!at[6] || strchr(", :", at[6])))
+		if (!strncmp(at, word, len) && (!at[len] || strchr(", :", at[len])))
 			return true;
 	}
 	return false;
 }
 
 /*
- * The directory of this process's group: @v1's memory hierarchy or the unified one.
+ * The directory of this process's group: @v1's hierarchy of @controller or the unified one.
  * Returns its length up to the mount point, so that the caller can walk up; 0: not there.
  * Source: cgroups(7), proc(5).
  */
-static size_t group_find(bool v1, char *path, size_t path_bytes)
+static size_t group_find(bool v1, const char *controller, char *path, size_t path_bytes)
 {
 	MEM_SCOPED char *mounts = NULL, *groups = NULL;
 	char root[256] = "", at[256] = "", options[512], type[32];
@@ -180,7 +189,8 @@ static size_t group_find(bool v1, char *path, size_t path_bytes)
 
 		if (!tail || sscanf(tail, " - %31s %*s %511s", type, options) != 2)
 			continue;
-		if (v1 ? !strcmp(type, "cgroup") && has_memory(options) : !strcmp(type, "cgroup2"))
+		if (v1 ? !strcmp(type, "cgroup") && list_has(options, controller)
+		       : !strcmp(type, "cgroup2"))
 			if (sscanf(line, "%*s %*s %*s %255s %255s", root, at) == 2)
 				break;
 		at[0] = '\0';
@@ -194,7 +204,7 @@ static size_t group_find(bool v1, char *path, size_t path_bytes)
 		if (!group)
 			continue;
 		*group++ = '\0';
-		if (v1 ? !has_memory(names + 1) : names[1] != '\0')
+		if (v1 ? !list_has(names + 1, controller) : names[1] != '\0')
 			continue;
 		/* Mounted is what lies below @root, which the group's name starts with. */
 		if (strncmp(group, root, len))
@@ -207,44 +217,44 @@ static size_t group_find(bool v1, char *path, size_t path_bytes)
 }
 
 /* What may still be charged to the group at @dir; UINT64_MAX: no limit. */
-static uint64_t group_room(bool v1, const char *dir, uint64_t *limit)
+static uint64_t group_room(bool v1, const struct account *account, const char *dir, uint64_t *limit)
 {
 	MEM_SCOPED char *stat = NULL;
 	uint64_t used, cache = 0;
 	char path[600];
 
 	/* "max" is no number. */
-	if (!number_read(limit, "%s/%s", dir, v1 ? "memory.limit_in_bytes" : "memory.max") ||
-		!number_read(&used, "%s/%s", dir, v1 ? "memory.usage_in_bytes" : "memory.current"))
+	if (!number_read(limit, "%s/%s", dir, account->max[v1]) ||
+		!number_read(&used, "%s/%s", dir, account->used[v1]))
 		return UINT64_MAX;
+	/* Only memory can be taken back from others. */
 	snprintf(path, sizeof(path), "%s/memory.stat", dir);
-	if (file_read_all(path, TEXT_MAX, &stat) > 0)
+	if (!strcmp(account->controller, "memory") && file_read_all(path, TEXT_MAX, &stat) > 0)
 		cache = table_find(stat, v1 ? "total_inactive_file" : "inactive_file") +
 			table_find(stat, v1 ? "total_active_file" : "active_file");
 	used -= cache < used ? cache : used;
 	return *limit > used ? *limit - used : 0;
 }
 
-static int groups_check(bool v1, uint64_t bytes, const char *what, struct kv_err *err)
+static int groups_check(bool v1, const struct account *account, uint64_t bytes, const char *what,
+	struct kv_err *err)
 {
 	char path[520], need[24];
-	size_t top = group_find(v1, path, sizeof(path));
+	size_t top = group_find(v1, account->controller, path, sizeof(path));
 
 	if (!top)
 		return 0;
 	for (;;) {
-		uint64_t limit, room = group_room(v1, path, &limit);
+		uint64_t limit, room = group_room(v1, account, path, &limit);
 		char *slash;
 
 		if (room < bytes)
 			return err_set(err, -ENOMEM,
 				"%s: %s are needed, but the control group %s has room for %" PRIu64
-				" MiB below its limit of %" PRIu64
-				" MiB; raise its %s (of a service: MemoryMax=), give the VM less "
-				"memory, or populate=none",
+				" MiB below its limit of %" PRIu64 " MiB; raise its %s%s",
 				what, size_format(bytes, need, sizeof(need)), path,
-				(uint64_t)(room / MIB), (uint64_t)(limit / MIB),
-				v1 ? "memory.limit_in_bytes" : "memory.max");
+				(uint64_t)(room / MIB), (uint64_t)(limit / MIB), account->max[v1],
+				account->cure);
 		slash = strrchr(path, '/');
 		if (!slash || (size_t)(slash - path) < top)
 			return 0;
@@ -252,8 +262,39 @@ static int groups_check(bool v1, uint64_t bytes, const char *what, struct kv_err
 	}
 }
 
+int gmem_huge_limit(uint64_t page_bytes, uint64_t bytes, struct kv_err *err)
+{
+	const char *size = page_bytes == GIB ? "1GB" : "2MB";
+	int r = 0;
+
+	/* Pages that are touched, and those that are reserved by mmap(2). */
+	for (unsigned i = 0; !r && i < 2; i++) {
+		const char *kind = i ? "rsvd." : "";
+		struct account account = {
+			.controller = "hugetlb", .cure = ", or give the VM less memory"};
+
+		snprintf(account.max[0], sizeof(account.max[0]), "hugetlb.%s.%smax", size, kind);
+		snprintf(account.used[0], sizeof(account.used[0]), "hugetlb.%s.%scurrent", size,
+			kind);
+		snprintf(account.max[1], sizeof(account.max[1]), "hugetlb.%s.%slimit_in_bytes",
+			size, kind);
+		snprintf(account.used[1], sizeof(account.used[1]), "hugetlb.%s.%susage_in_bytes",
+			size, kind);
+		r = groups_check(false, &account, bytes, "memory", err);
+		if (!r)
+			r = groups_check(true, &account, bytes, "memory", err);
+	}
+	return r;
+}
+
 int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
 {
+	static const struct account account = {
+		"memory",
+		{"memory.max", "memory.limit_in_bytes"},
+		{"memory.current", "memory.usage_in_bytes"},
+		" (of a service: MemoryMax=), give the VM less memory, or populate=none",
+	};
 	MEM_SCOPED char *text = NULL;
 	int r;
 
@@ -270,6 +311,6 @@ int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
 				what, size_format(bytes, need, sizeof(need)),
 				(uint64_t)(free / MIB));
 	}
-	r = groups_check(false, bytes, what, err);
-	return r < 0 ? r : groups_check(true, bytes, what, err);
+	r = groups_check(false, &account, bytes, what, err);
+	return r < 0 ? r : groups_check(true, &account, bytes, what, err);
 }

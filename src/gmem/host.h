@@ -46,4 +46,12 @@ unsigned gmem_cpus(void);
  */
 int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err);
 
+/*
+ * Check that this process's control groups (both versions) let it have @bytes of huge pages of
+ * @page_bytes: past their limit, a touch would be a SIGBUS.
+ * Returns 0 (also where the host does not say); -ENOMEM with a sentence.
+ * Source: Linux Documentation/admin-guide/cgroup-v2.rst, "HugeTLB"; cgroup-v1/hugetlb.rst.
+ */
+int gmem_huge_limit(uint64_t page_bytes, uint64_t bytes, struct kv_err *err);
+
 #endif

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of chosen NUMA nodes and under the limit of a hugetlb control group, in an emulated host of
+two nodes."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from places import Emulated
+from vm import OK, START, until
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "testbed"))
+
+import testbed as emulated  # noqa: E402
+
+MIB = 1 << 20
+NODES = " ".join(
+    f"-object memory-backend-ram,id=m{n},size=1G -numa node,nodeid={n},memdev=m{n},cpus={n}" for n in (0, 1)
+)
+HUGE = "hugepages/hugepages-2048kB"
+GROUP = "/sys/fs/cgroup/kvick-huge"
+
+
+@pytest.fixture(scope="module", name="nodes")
+def host_of_two_nodes(testbed_build):
+    """An emulated host with 1 GiB and a CPU in each of two nodes, and 64 pages of 2 MiB in node 1."""
+    if why := emulated.missing():
+        pytest.skip(why)
+    with emulated.Testbed(cpus=2, memory_mib=2048, build=testbed_build, extra=NODES) as tb:
+        linux = Emulated(tb)
+        pages = f"/sys/devices/system/node/node1/{HUGE}"
+        linux.run("sh", "-c", f"echo 64 >{pages}/nr_hugepages")
+        assert linux.run("cat", f"{pages}/free_hugepages").stdout.strip() == "64"
+        yield linux
+
+
+def pages_by_node(linux, pid, kind):
+    """Pages of a process's mappings that numa_maps calls so, on nodes 0 and 1; in units of 4 KiB."""
+    sums = [0, 0]
+    for line in linux.run("cat", f"/proc/{pid}/numa_maps").stdout.splitlines():
+        # Pages of images are the page cache's, wherever that has them.
+        if kind not in line or "file=" in line:
+            continue
+        size = int(re.search(r"kernelpagesize_kB=(\d+)", line)[1]) // 4
+        for node, count in re.findall(r" N(\d)=(\d+)", line):
+            sums[int(node)] += int(count) * size
+    return sums
+
+
+@pytest.mark.parametrize("populate", ["full", "vcpu"])
+@pytest.mark.parametrize("node", [0, 1])
+def test_small_pages(nodes, node, populate):
+    """All pages come from the node that was asked for."""
+    memory = f"64M,thp=off,numa={node},populate={populate}"
+    job = nodes.tb.spawn(["build/kvick", "run", "--memory", memory, "build/guest/flat/echo.pvh.elf"])
+    job.wait_for(b"echo ready", timeout=60)
+    pid = nodes.run("sh", "-c", "pidof kvick").stdout.split()[0]
+    until(lambda: sum(pages_by_node(nodes, pid, f"bind:{node}")) > 60 * MIB // 4096, "population", 60)
+    assert pages_by_node(nodes, pid, f"bind:{node}")[1 - node] == 0
+    job.write(b"q")
+    assert job.wait(60).returncode == OK
+
+
+def test_huge_pages(nodes):
+    """Huge pages are counted, and taken, on the chosen node alone."""
+    for memory, missing in (("128M,numa=0", 64), ("256M,numa=1", 64), ("256M,numa=0-1", 64)):
+        done = nodes.kvick("--memory", f"{memory},backing=hugetlb-2m", "build/guest/flat/signal.pvh.elf")
+        assert done.returncode == START
+        assert f": {missing} are missing; reserve them: " in done.stderr, done.stderr
+        assert "node 1: 64" in done.stderr or memory.endswith("=0")
+    for memory in ("128M,numa=1", "128M,numa=1,populate=full", "128M,numa=0-1,populate=full", "128M"):
+        done = nodes.kvick("--memory", f"{memory},backing=hugetlb-2m", "build/guest/flat/signal.pvh.elf")
+        assert done.returncode == OK, done
+
+
+def test_pool(nodes):
+    """A pool of one node."""
+    pool = ["build/kvick", "pool", "serve", "--socket", "/run/nodes.sock", "--size", "64M"]
+    done = nodes.run(*pool, "--node", "0", "--page-size", "2M")
+    assert done.returncode == 1
+    assert "32 huge pages of 2M are missing on node 0; reserve them: " in done.stderr
+    job = nodes.tb.spawn([*pool, "--node", "1", "--page-size", "2M"])
+    try:
+        status = ("build/kvick", "pool", "status", "--socket", "/run/nodes.sock")
+        until(lambda: "4 free" in nodes.run(*status).stdout, "the pool's memory", 60)
+        free = nodes.run("cat", f"/sys/devices/system/node/node1/{HUGE}/free_hugepages").stdout
+        assert int(free) == 32
+        done = nodes.kvick("--memory", "64M,backing=pool:/run/nodes.sock", "build/guest/flat/signal.pvh.elf")
+        assert done.returncode == OK, done
+    finally:
+        job.kill(15)
+        job.wait(30)
+
+
+def test_control_group(nodes):
+    """A limit of the group is an error of ours, not a SIGBUS, and nothing stays allocated."""
+    nodes.run("sh", "-c", f"echo +hugetlb >/sys/fs/cgroup/cgroup.subtree_control; mkdir {GROUP}")
+    free = f"/sys/devices/system/node/node1/{HUGE}/free_hugepages"
+    try:
+        for control in ("hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"):
+            if nodes.run("sh", "-c", f"echo {64 * MIB} >{GROUP}/{control}").returncode:
+                pytest.skip("the emulated host's kernel has no hugetlb control groups")
+            for populate in ("none", "full", "vcpu"):
+                done = in_group(nodes, f"128M,backing=hugetlb-2m,populate={populate}")
+                assert done.returncode == START, (control, done)
+                assert f"{GROUP} has room for 64 MiB below its limit of 64 MiB; raise its {control}" in done.stderr
+                assert int(nodes.run("cat", free).stdout) == 64
+                assert in_group(nodes, f"64M,backing=hugetlb-2m,populate={populate}").returncode == OK
+            nodes.run("sh", "-c", f"echo max >{GROUP}/{control}")
+    finally:
+        nodes.run("rmdir", GROUP)
+
+
+def in_group(nodes, memory):
+    """Runs a machine in the group with the limit."""
+    return nodes.run(
+        "sh", "-c", f'echo $$ >{GROUP}/cgroup.procs; exec "$@"', "sh", "build/kvick", "run",
+        "--memory", memory, "build/guest/flat/signal.pvh.elf",
+    )  # fmt: skip
