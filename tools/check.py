@@ -298,13 +298,14 @@ def stage_tsan(stage):
 
 
 def scoped_leak(folder, line):
-    """Whether a finding is a leak of what MEM_SCOPED frees: the analyzer does not know the cleanup
-    attribute. (Real leaks are LeakSanitizer's to find, in the stage asan.)"""
-    found = re.match(r"(\S+?):\d+:\d+: warning: Potential leak of memory pointed to by '(\w+)'", line)
+    """Whether a finding is a leak in a function with MEM_SCOPED memory: the analyzer does not know
+    the cleanup attribute. (Real leaks are LeakSanitizer's to find, in the stage asan.)"""
+    found = re.match(r"(\S+?):(\d+):\d+: warning: Potential leak of memory ", line)
     if not found:
         return False
-    text = (Path(folder) / found[1]).read_text(encoding="utf-8")
-    return re.search(rf"\bMEM_SCOPED\s[^;=]*\b{found[2]}\b", text) is not None
+    before = (Path(folder) / found[1]).read_text(encoding="utf-8").splitlines()[: int(found[2])]
+    start = max((n for n, text in enumerate(before) if text == "{"), default=0)
+    return any("MEM_SCOPED" in text for text in before[start:])
 
 
 def stage_analysis(stage):

@@ -16,15 +16,11 @@
 #define ANSWER_MAX (1 * MIB)
 #define TIME_S	   10
 
-/* Read all that comes until the other side closes. Returns the length, with a NUL behind; -errno.
- */
-static ssize_t answer_read(int fd, char **ret)
+/* Read all that comes until the other side closes. Returns its length, without the NUL; -errno. */
+static ssize_t answer_read(int fd, char buf[static ANSWER_MAX + 1])
 {
-	MEM_SCOPED char *buf = malloc(ANSWER_MAX + 1);
 	size_t used = 0;
 
-	if (!buf)
-		return -ENOMEM;
 	for (;;) {
 		ssize_t n = recv(fd, buf + used, ANSWER_MAX - used, 0);
 
@@ -42,8 +38,6 @@ static ssize_t answer_read(int fd, char **ret)
 			return -EPROTO;
 	}
 	buf[used] = '\0';
-	*ret = buf;
-	buf = NULL;
 	return (ssize_t)used;
 }
 
@@ -104,7 +98,7 @@ int api_call(const char *path, const char *verb, const char *target, const char 
 	struct kv_err *err)
 {
 	const struct timeval limit = {.tv_sec = TIME_S};
-	MEM_SCOPED char *answer = NULL;
+	MEM_SCOPED char *answer = malloc(ANSWER_MAX + 1);
 	FD_SCOPED int fd = api_connect(path);
 	ssize_t n;
 	int r;
@@ -119,7 +113,9 @@ int api_call(const char *path, const char *verb, const char *target, const char 
 	r = request_send(fd, verb, target, body);
 	if (r < 0)
 		return err_set(err, r, "%s: %s", path, err_text(r));
-	n = answer_read(fd, &answer);
+	if (!answer)
+		return err_set(err, -ENOMEM, "out of memory");
+	n = answer_read(fd, answer);
 	if (n < 0)
 		return err_set(err, (int)n, "%s: %s", path, err_text((int)n));
 	r = answer_parse(answer, ret, err);

@@ -196,9 +196,8 @@ static int sock_listen(int fd, int dir_fd, const char *path, struct api_sock *so
 		unlinkat(dir_fd, FRESH, 0);
 		return r;
 	}
-	*sock = (struct api_sock){.held = held, .dev = st.st_dev, .ino = st.st_ino};
+	*sock = (struct api_sock){.held = fd_take(&held), .dev = st.st_dev, .ino = st.st_ino};
 	strcpy(sock->path, path);
-	held = -1;
 	return 0;
 }
 

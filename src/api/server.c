@@ -375,8 +375,10 @@ void http_server_free(struct http_server *server)
 		return;
 	loop_remove(server->listen_source);
 	server->listen_source = NULL;
-	while (server->clients)
-		client_drop(server->clients);
+	for (struct client *c = server->clients, *next; c; c = next) {
+		next = c->next;
+		client_drop(c);
+	}
 	loop_remove(server->accept_timer);
 	fd_close(&server->p.listen_fd);
 	free(server);

@@ -27,10 +27,16 @@ int err_set(struct kv_err *err, int code, const char *fmt, ...)
 int err_prefix(struct kv_err *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-#ifdef __clang_analyzer__
+#if defined(__clang_analyzer__) && !defined(ERR_OWN)
 /* The analyzer looks at one file at a time: this is what it has to know of the others. */
-#define err_set(err, code, ...)	   (err_set(err, code, __VA_ARGS__), (code))
-#define err_prefix(err, code, ...) (err_prefix(err, code, __VA_ARGS__), (code))
+static inline int err_code(int code)
+{
+	if (code >= 0)
+		__builtin_unreachable();
+	return code;
+}
+#define err_set(err, code, ...)	   (err_set(err, code, __VA_ARGS__), err_code(code))
+#define err_prefix(err, code, ...) (err_prefix(err, code, __VA_ARGS__), err_code(code))
 #endif
 
 /* The C library's text for an errno of either sign, e.g. "No such file or directory". */

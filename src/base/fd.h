@@ -15,6 +15,15 @@ void fd_close(int *fd);
 /* For descriptors that live in one scope: `FD_SCOPED int fd = open(...);`. */
 #define FD_SCOPED __attribute__((cleanup(fd_close)))
 
+/* Take a descriptor out of *@fd, which is -1 then, to keep it beyond an FD_SCOPED. */
+static inline int fd_take(int *fd)
+{
+	int taken = *fd;
+
+	*fd = -1;
+	return taken;
+}
+
 /* free() for `__attribute__((cleanup))`: takes the address of the pointer. */
 void mem_free(void *pointer_address);
 

@@ -358,11 +358,9 @@ static int rounds_run(struct boot_bench *bench, struct kv_err *err)
 
 static const char *subject_name(const struct boot_bench *bench, unsigned index)
 {
-	const char *slash = strrchr(bench->subjects[index].argv[0], '/');
-
 	if (!index)
 		return "kvick run";
-	return slash ? slash + 1 : bench->subjects[index].argv[0];
+	return bench_words_name(bench->subjects[index].argv);
 }
 
 static void row_print(const char *name, struct bench_samples *s)

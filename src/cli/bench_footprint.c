@@ -460,13 +460,11 @@ static void subject_print(struct footprint *bench, struct subject *subject, cons
 
 static const char *subject_name(const struct footprint *bench, unsigned index)
 {
-	const char *slash = strrchr(bench->subjects[index].argv[0], '/');
-
 	if (!index)
 		return "kvick run";
 	if (bench->subjects[index].count)
 		return "kvick, one process";
-	return slash ? slash + 1 : bench->subjects[index].argv[0];
+	return bench_words_name(bench->subjects[index].argv);
 }
 
 static void bench_print(struct footprint *bench)

@@ -234,7 +234,7 @@ static int write_round(struct bench_vms *vms, enum bench_write kind, struct kv_e
 		r = needs_measure(vms, vms->worker, keys, append, &busy, err);
 	if (!r)
 		r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
-	if (r < 0)
+	if (r)
 		return r;
 	r |= bench_add(
 		&vms->writes[kind].minor, beyond(busy.run.minor_faults, idle.run.minor_faults));
@@ -262,7 +262,7 @@ static int clean_round(struct bench_vms *vms, enum bench_left left, struct kv_er
 	ended = clock_ns();
 	if (!r)
 		r = bench_pool_settle(vms->socket, vms->bytes, &after, &done, err);
-	if (r < 0)
+	if (r)
 		return r;
 	r |= bench_add(&vms->clean_ms[left], (double)(done - ended) / 1e6);
 	r |= bench_add(

@@ -135,6 +135,8 @@ static int slices_run(uint8_t *at, uint64_t bytes, uint64_t page_bytes, unsigned
 	uint64_t done = 0;
 	int r = 0;
 
+	if (!threads || threads > THREADS_MAX)
+		return -EINVAL;
 	for (unsigned i = 0; i < threads; i++) {
 		uint64_t end = align_down(bytes / threads * (i + 1), page_bytes);
 

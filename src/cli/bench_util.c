@@ -285,6 +285,13 @@ int bench_words(char ***ret, const char *text, const char *kernel, const char *i
 	return 0;
 }
 
+const char *bench_words_name(char *const *words)
+{
+	const char *name = words[0] ? words[0] : "", *slash = strrchr(name, '/');
+
+	return slash ? slash + 1 : name;
+}
+
 void bench_words_free(char **words)
 {
 	for (char **word = words; word && *word; word++)

@@ -96,4 +96,7 @@ int bench_words(char ***ret, const char *text, const char *kernel, const char *i
 	uint64_t memory_mib, struct kv_err *err);
 void bench_words_free(char **words);
 
+/* The file name of the program that @words run. Returns "" of no words; never NULL. */
+const char *bench_words_name(char *const *words);
+
 #endif
