@@ -9,8 +9,9 @@
 
 #include "virtio/blk_io.h"
 
-#define DEVICE_ID  2
-#define QUEUE_SIZE 128
+#define DEVICE_ID 2
+/* A request has at most so many buffers: room for 1 MiB in pages that do not lie side by side. */
+#define QUEUE_SIZE 256
 
 /* §5.2.3. */
 #define F_SEG_MAX      (1ULL << 2)
@@ -86,7 +87,8 @@ struct vblk {
 	/* Under the device's lock: */
 	struct blk_io *io;
 	struct blk_req *reqs; /* one for each entry of each queue */
-	struct blk_req *free_reqs;
+	unsigned reqs_used;   /* so many of them were in use ever: the rest is untouched memory */
+	struct blk_req *free_reqs; /* of those */
 	struct limit limit;
 };
 
@@ -279,13 +281,24 @@ static uint64_t data_bytes(const struct vq_chain *chain, uint32_t type)
 	return type == T_OUT ? chain->out_bytes - sizeof(struct blk_header) : 0;
 }
 
+/* A request that is free, or NULL. */
+static struct blk_req *req_find(struct vblk *blk)
+{
+	if (blk->free_reqs)
+		return blk->free_reqs;
+	if (blk->reqs_used == blk->config.num_queues * QUEUE_SIZE)
+		return NULL;
+	blk->free_reqs = &blk->reqs[blk->reqs_used++];
+	return blk->free_reqs;
+}
+
 /*
  * Take one chain on. Returns 0; -EPROTO for one that is no request; -EAGAIN for one that the limits
  * make wait.
  */
 static int chain_take(struct vblk *blk, unsigned index, const struct vq_chain *chain)
 {
-	struct blk_req *req = blk->free_reqs;
+	struct blk_req *req = req_find(blk);
 	const struct iovec *last;
 	struct blk_header header;
 
@@ -428,10 +441,6 @@ static int parts_make(struct vblk *blk, const struct vblk_params *params)
 	blk->reqs = calloc(depth, sizeof(*blk->reqs));
 	if (!blk->reqs)
 		return -ENOMEM;
-	for (unsigned i = 0; i < depth; i++) {
-		blk->reqs[i].next = blk->free_reqs;
-		blk->free_reqs = &blk->reqs[i];
-	}
 	r = blk_io_create(&blk->io, &io);
 	if (!r)
 		r = vdev_create(&blk->vd, &vd);

@@ -475,7 +475,7 @@ static void test_config(void **state)
 	bus_mmio_read(b.md.bus, MD_BASE + MD_CONFIG + 34, (uint8_t *)&queues, 2);
 	assert_int_equal(queues, 2);
 	assert_int_equal(md_get(&b.md, MD_CONFIG + 20), 512);
-	assert_int_equal(md_get(&b.md, MD_CONFIG + 12), 126);
+	assert_int_equal(md_get(&b.md, MD_CONFIG + 12), 254);
 	assert_int_equal(md_get(&b.md, MD_CONFIG + 40), 1);
 	board_free(&b);
 }
