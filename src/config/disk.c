@@ -137,7 +137,12 @@ int config_disk_key(struct vm_disk *disk, const char *key, const char *value, st
 	return config_limit_key(&disk->limit, key, value, err);
 }
 
-/* "KEY=VALUE", or "KEY" for a switch that is on. */
+static bool is_switch(const char *key)
+{
+	return !strcmp(key, "ro") || !strcmp(key, "direct") || !strcmp(key, "root");
+}
+
+/* "KEY=VALUE", or "KEY" for a switch that is on; what is no switch does not take an empty value. */
 static int pair_set(struct vm_disk *disk, char *pair, struct kv_err *err)
 {
 	char *value = strchr(pair, '=');
@@ -145,8 +150,10 @@ static int pair_set(struct vm_disk *disk, char *pair, struct kv_err *err)
 
 	if (value)
 		*value++ = 0;
+	else
+		value = is_switch(pair) ? "on" : "";
 	/* The path has its place in front. */
-	r = strcmp(pair, "path") ? config_disk_key(disk, pair, value ? value : "on", err) : -ENOENT;
+	r = strcmp(pair, "path") ? config_disk_key(disk, pair, value, err) : -ENOENT;
 	if (r == -ENOENT)
 		return err_set(err, -EINVAL, "there is no key %s; the keys are " KEYS,
 			config_show(pair).text);

@@ -535,6 +535,8 @@ static void test_disks(void **state)
 		{"d,queues=0", -ERANGE, "--disk: queues: \"0\" is not a number of queues"},
 		{"d,id=a b", -EINVAL, "--disk: id: \"a b\" is not an id"},
 		{"d,serial=", -EINVAL, "--disk: serial: \"\" is not a serial number"},
+		{"d,serial", -EINVAL, "--disk: serial: \"\" is not a serial number"},
+		{"d,id", -EINVAL, "--disk: id: \"\" is not an id"},
 		{"d,cache=off", -EINVAL, "--disk: cache: \"off\" is not allowed"},
 	};
 	struct vm_config config = fresh();
