@@ -419,6 +419,7 @@ cmd_fn cmd_find(const char *name)
 		{"echo", cmd_echo},
 		{"exec", cmd_exec},
 		{"fill", cmd_fill},
+		{"io", cmd_io},
 		{"irqs", cmd_irqs},
 		{"ls", cmd_ls},
 		{"mem", cmd_mem},

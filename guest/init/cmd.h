@@ -57,6 +57,12 @@ int cmd_verify(int argc, char **argv, char *why);
 int cmd_acks(int argc, char **argv, char *why);
 
 /*
+ * "io FILE read|write BLOCK DEPTH COUNT": COUNT requests of BLOCK bytes past the page cache, DEPTH
+ * under way at a time, and how long they took; a cmd_fn.
+ */
+int cmd_io(int argc, char **argv, char *why);
+
+/*
  * Makes the ports 0 to 0xffff usable and writes a byte to one.
  * Returns: 0; the negative errno of iopl(2) and, failing that, of /dev/port.
  */

@@ -16,6 +16,7 @@ static const struct cli_verb verbs[] = {
 		"how fast guest memory becomes present, beside the bare kernel"},
 	{"memslots", bench_memslots,
 		"memory devices: KVM's book-keeping, plugging, stalls, starts"},
+	{"io", bench_io, "a guest's disk: throughput, exits for each request, CPU time"},
 	{"report", bench_report, "run them and write one page"},
 	{"compare", bench_compare, "what changed between two reports"},
 };

@@ -12,6 +12,7 @@ int bench_compare(int argc, char **argv);
 int bench_footprint(int argc, char **argv);
 int bench_halt(int argc, char **argv);
 int bench_hold(int argc, char **argv);
+int bench_io(int argc, char **argv);
 int bench_memslots(int argc, char **argv);
 
 #endif

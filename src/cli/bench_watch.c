@@ -26,7 +26,27 @@
 struct tail {
 	size_t used;
 	char bytes[8192];
+	/* Who is told of lines, or NULL. */
+	void (*line)(void *ctx, pid_t pid, const char *line);
+	void *ctx;
+	pid_t pid;
+	size_t line_used;
+	char line_bytes[160];
 };
+
+/* Hand over the lines that end in the @n new bytes; longer ones are cut. */
+static void lines_tell(struct tail *tail, const char *bytes, size_t n)
+{
+	for (size_t i = 0; tail->line && i < n; i++) {
+		if (bytes[i] == '\n') {
+			tail->line_bytes[tail->line_used] = '\0';
+			tail->line(tail->ctx, tail->pid, tail->line_bytes);
+			tail->line_used = 0;
+		} else if (bytes[i] != '\r' && tail->line_used + 1 < sizeof(tail->line_bytes)) {
+			tail->line_bytes[tail->line_used++] = bytes[i];
+		}
+	}
+}
 
 static int child_start(pid_t *pid, char *const *argv, int out, uint64_t *started_ns)
 {
@@ -84,6 +104,7 @@ static int output_read(
 		return -ECHILD;
 	if (!watch->first_ns)
 		watch->first_ns = clock_ns() - started_ns;
+	lines_tell(tail, tail->bytes + tail->used, (size_t)n);
 	tail->used += (size_t)n;
 	if (!memmem(tail->bytes, tail->used, text, strlen(text)))
 		return 0;
@@ -123,6 +144,12 @@ static void child_end(struct bench_watch *watch, pid_t pid, int fd, struct tail 
 
 int bench_watch(struct bench_watch *watch, char *const *argv, const char *text, uint64_t timeout_ns)
 {
+	return bench_lines(watch, argv, text, timeout_ns, NULL, NULL);
+}
+
+int bench_lines(struct bench_watch *watch, char *const *argv, const char *text, uint64_t timeout_ns,
+	void (*line)(void *ctx, pid_t pid, const char *line), void *ctx)
+{
 	MEM_SCOPED struct tail *tail = calloc(1, sizeof(*tail));
 	uint64_t started_ns;
 	int pipe_fds[2], r;
@@ -131,9 +158,12 @@ int bench_watch(struct bench_watch *watch, char *const *argv, const char *text, 
 	*watch = (struct bench_watch){0};
 	if (!tail)
 		return -ENOMEM;
+	tail->line = line;
+	tail->ctx = ctx;
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
 		return -errno;
 	r = child_start(&pid, argv, pipe_fds[1], &started_ns);
+	tail->pid = r < 0 ? 0 : pid;
 	close(pipe_fds[1]);
 	while (!r) {
 		struct pollfd ready = {.fd = pipe_fds[0], .events = POLLIN};

@@ -3,6 +3,7 @@
 #define KV_CLI_BENCH_WATCH_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 /* A program that is watched by what it prints, and ended once it has printed a text. */
 struct bench_watch {
@@ -23,5 +24,12 @@ struct bench_watch {
  */
 int bench_watch(
 	struct bench_watch *watch, char *const *argv, const char *text, uint64_t timeout_ns);
+
+/*
+ * As bench_watch(), and call @line for each whole line that the process @pid prints before, without
+ * what ends it.
+ */
+int bench_lines(struct bench_watch *watch, char *const *argv, const char *text, uint64_t timeout_ns,
+	void (*line)(void *ctx, pid_t pid, const char *line), void *ctx);
 
 #endif

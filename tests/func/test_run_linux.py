@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from images import cpio
-from places import Emulated, boot_marks
+from places import Emulated
 from vm import CRASH, OK
 
 QUIET = "console=ttyS0 quiet"
@@ -190,9 +190,10 @@ ORDER = "exec main ready first_entry start_kernel user_space boot_complete shutd
 
 
 def timeline(linux, kernel, *args):
-    return boot_marks(
-        linux, lambda path: booted(boot(linux, kernel, args=("--timeline", path, *args)))
-    )
+    path = "/tmp/kvick-timeline.json"
+    linux.run("rm", "-f", path)
+    booted(boot(linux, kernel, args=("--timeline", path, *args)))
+    return json.loads(linux.read(path))["marks"]
 
 
 def test_timeline(linux):
@@ -210,10 +211,7 @@ def test_timeline_with_a_system_map(linux):
 
 def test_timeline_without_symbols(linux):
     """Debian's kernel comes without a symbol table: the marks are absent, not guessed."""
-    path = "/tmp/kvick-timeline.json"
-    args = "--memory", "256M", "--timeline", path
-    booted(boot(linux, "debian-vmlinuz", args=args))
-    marks = json.loads(linux.read(path))["marks"]
+    marks = timeline(linux, "debian-vmlinuz", "--memory", "256M")
     assert "start_kernel" not in marks
     assert "user_space" not in marks
     assert "boot_complete" in marks
