@@ -210,6 +210,7 @@ static void memwork_child(struct memwork *w)
 int cmd_memwork(int argc, char **argv, char *why)
 {
 	static struct memwork *w;
+	struct memwork done;
 	unsigned long mib;
 	int status = 0;
 
@@ -228,15 +229,18 @@ int cmd_memwork(int argc, char **argv, char *why)
 		return w->pid < 0 ? fail(why, "fork", w->pid) : 0;
 	}
 	if (argc != 2 || !w || strcmp(argv[1], "stop"))
-		return fail(why, "needs a number of MiB, once, and then stop", 0);
+		return fail(why, "needs a number of MiB, and then stop", 0);
 	w->stop = 1;
 	sys_wait4((pid_t)w->pid, &status, 0, NULL);
+	done = *w;
+	sys_munmap(w, PAGE);
+	w = NULL;
 	if (WTERMSIG(status))
 		return fail(why, "killed, most likely out of memory", 0);
-	if (w->test.err)
-		return fail(why, "mmap", w->test.err);
-	if (w->test.bad)
+	if (done.test.err)
+		return fail(why, "mmap", done.test.err);
+	if (done.test.bad)
 		return fail(why, "memory does not hold what was written", 0);
-	say("memwork: %lu rounds of %lu MiB ok", w->rounds, w->test.mib);
+	say("memwork: %lu rounds of %lu MiB ok", done.rounds, done.test.mib);
 	return 0;
 }

@@ -116,6 +116,9 @@ int api_call(const char *path, const char *verb, const char *target, const char 
 	if (!answer)
 		return err_set(err, -ENOMEM, "out of memory");
 	n = answer_read(fd, answer);
+	/* One that ends closes the connection, with or without an answer still to come. */
+	if (!n)
+		n = -ECONNRESET;
 	if (n < 0)
 		return err_set(err, (int)n, "%s: %s", path, err_text((int)n));
 	r = answer_parse(answer, ret, err);

@@ -290,6 +290,16 @@ static int watch_check(const struct mem *mem, const struct watch *watch,
 		device->id, a, b, mem->timeout_s);
 }
 
+/* It answered before, and does so no more. */
+static int ended_error(const struct watch *watch, const struct device *first, struct kv_err *err)
+{
+	char a[24], b[24];
+
+	return err_set(err, -ENOENT, "%s: the VM ended; %s of %s were plugged", first->id,
+		size_format(watch->plugged, a, sizeof(a)),
+		size_format(first->requested, b, sizeof(b)));
+}
+
 /*
  * Wait until the guest has what is requested of @device, which is kept up to date with @object.
  * Returns 0; -errno with a sentence.
@@ -323,7 +333,8 @@ static int device_wait(
 			break;
 	}
 	watch_end(&watch);
-	return r;
+	return r == -ENOENT || r == -ECONNRESET || r == -EPIPE ? ended_error(&watch, &first, err)
+							       : r;
 }
 
 /* DEVICE requested=SIZE. */

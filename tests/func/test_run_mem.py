@@ -119,19 +119,6 @@ def test_found_without_acpi(linux, place):
     booted(boot(linux, commands="memwait 200 256", append=place, args=args), 1)
 
 
-def test_driver_that_left(linux):
-    """Blocks stay plugged when the driver goes; the next one unplugs them and begins anew."""
-    driver = "/sys/bus/virtio/drivers/virtio_mem"
-    commands = (
-        f"memwait 330 400;write {driver}/unbind virtio0;write {driver}/bind virtio0;"
-        "sleep 500;memtest 200"
-    )
-    args = ("--memory", "128M", "--mem-device", "max=1G,requested=256M")
-    done = boot(linux, commands=commands, append=MOVABLE, args=args)
-    assert done.returncode == OK, done
-    assert "memtest: 200 MiB ok" in done.stdout
-
-
 def test_huge_pages(large_testbed):
     """Huge pages are taken when blocks are plugged; when there are none, the guest goes on without."""
     linux = Emulated(large_testbed)
