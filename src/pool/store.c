@@ -238,6 +238,7 @@ static void *store_thread(void *ctx)
 	pthread_mutex_lock(&store->lock);
 	for (;;) {
 		struct chunk *chunk;
+		bool idle;
 		int r;
 
 		while (!atomic_load(&store->stop) && !store->first)
@@ -253,8 +254,10 @@ static void *store_thread(void *ctx)
 			continue;
 		}
 		chunk->result = r;
+		/* Once for all that wait to be taken. */
+		idle = !store->done_first;
 		queue_put(&store->done_end, chunk);
-		while (write(store->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		while (idle && write(store->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 			;
 	}
 	pthread_mutex_unlock(&store->lock);
