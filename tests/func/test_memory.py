@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hugepages import HUGE, some_huge_pages  # noqa: F401 (a fixture)
 from images import padded
 from places import Emulated
 from vm import OK, START, USAGE, run, until
@@ -19,23 +20,6 @@ from vm import OK, START, USAGE, run, until
 MIB = 1 << 20
 PAGES = 8192  # that the guest writes: 32 MiB
 POPULATES = ("none", "full", "background", "vcpu")
-HUGE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
-
-
-@pytest.fixture(name="huge_pages")
-def some_huge_pages():
-    """96 free pages of 2 MiB, given back afterwards."""
-    try:
-        before = int((HUGE / "nr_hugepages").read_text())
-        (HUGE / "nr_hugepages").write_text(str(before + 96))
-    except OSError as e:
-        pytest.skip(f"huge pages cannot be reserved here: {e}")
-    try:
-        if int((HUGE / "free_hugepages").read_text()) < 96:
-            pytest.skip("this host cannot free 96 huge pages of 2 MiB")
-        yield
-    finally:
-        (HUGE / "nr_hugepages").write_text(str(before))
 
 
 def works(kvick, flat, memory, *args, protocol="pvh"):
@@ -208,6 +192,20 @@ def test_timeline_tells_the_rate(kvick, flat, tmp_path):
 
 
 @pytest.mark.usefixtures("kvm_host")
+def test_timeline_of_background(flat, start, tmp_path):
+    path = tmp_path / "t.json"
+    vm = start("--memory", "128M,populate=background", "--timeline", path, flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    until(lambda: present(vm.pid) > 127 * MIB, "population", timeout=60)
+    time.sleep(0.2)  # until its last thread has said that it is done
+    vm.send("q")
+    assert vm.wait() == OK
+    timeline = json.loads(path.read_text())
+    assert 120 * MIB < timeline["populate"]["bytes"] <= 128 * MIB
+    assert timeline["populate"]["bytes_per_second"] > 0
+
+
+@pytest.mark.usefixtures("kvm_host")
 @pytest.mark.parametrize("populate", ["full", "vcpu", "background"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_population(flat, start, populate, number):
@@ -252,6 +250,37 @@ def names(pid):
     return [p.read_text().strip() for p in Path(f"/proc/{pid}/task").glob("*/comm")]
 
 
+def flags(pid, size):
+    """What the kernel says of the mapping of RAM, the largest one; and its kB of locked memory."""
+    smaps = Path(f"/proc/{pid}/smaps").read_text()
+    parts = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps)
+    largest = max(parts[1:], key=lambda p: int(re.search(r"Size:\s+(\d+)", p)[1]))
+    assert int(re.search(r"Size:\s+(\d+)", largest)[1]) > size // 1024 * 0.9, largest
+    return set(re.search(r"VmFlags: (.*)", largest)[1].split())
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize(
+    ("more", "there", "absent"),
+    [
+        ("", "dd", "mg lo sh"),
+        (",dump=on,merge=on,mlock=on", "mg lo", "dd sh"),
+        (",shared=on,thp=on", "dd sh hg", "mg lo"),
+        (",backing=memfd,mlock=on,thp=off", "dd sh lo nh", "mg"),
+    ],
+)
+def test_options_reach_the_kernel(flat, start, more, there, absent):
+    """dump, merge, mlock, shared and thp, as /proc/PID/smaps names them (proc(5), VmFlags)."""
+    vm = start("--memory", f"128M{more}", flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    found = flags(vm.pid, 128 * MIB)
+    if "mg" in there and not Path("/sys/kernel/mm/ksm").exists():
+        there = there.replace("mg", "")
+    assert set(there.split()) <= found and not set(absent.split()) & found, found
+    vm.send("q")
+    assert vm.wait() == OK
+
+
 def refused(done, *texts):
     assert done.returncode == START, done
     assert done.stderr.count("\n") == 1, done.stderr
@@ -263,6 +292,40 @@ def refused(done, *texts):
 def test_huge_pages_short(kvick, flat):
     done = run(kvick, "--memory", "4000G,backing=hugetlb-2m", flat / "signal.pvh.elf")
     refused(done, "memory: 2048000 huge pages of 2M are needed", "are missing; reserve them: cd /sys")
+
+
+@pytest.mark.usefixtures("kvm_host", "huge_pages")
+@pytest.mark.parametrize("populate", POPULATES)
+def test_huge_pages_of_another_vm(kvick, flat, start, populate):
+    """What another VM has set aside, touched or not, is not there; and it loses none of it."""
+    free, memory = HUGE / "free_hugepages", "backing=hugetlb-2m"
+    before = int(free.read_text())
+    # Copied images, so that no huge page becomes small ones.
+    args = ("--image-map", "copy", flat / "echo.pvh.elf")
+    vm = start("--memory", f"{2 * (before - 32)}M,{memory}", *args)
+    vm.expect("echo ready")
+    done = run(kvick, "--memory", f"128M,{memory},populate={populate}", flat / "signal.pvh.elf")
+    refused(done, "memory: 64 huge pages of 2M are needed, 32 are free", ": 32 are missing; reserve them: ")
+    assert works(kvick, flat, f"64M,{memory},populate={populate}")
+    vm.send("q")
+    assert vm.wait() == OK
+    until(lambda: int(free.read_text()) == before, "the pages")
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("populate", ["none", "full"])
+def test_locked_memory(kvick, flat, populate):
+    """RLIMIT_MEMLOCK binds who lacks CAP_IPC_LOCK, root too."""
+    weak = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"] if os.geteuid() == 0 else []
+    for lock, status in (("on", START), ("off", OK)):
+        memory = f"64M,mlock={lock},populate={populate}"
+        done = subprocess.run(
+            ["prlimit", f"--memlock={MIB}", *weak, kvick, "run", "--memory", memory, flat / "signal.pvh.elf"],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done
+        if status == START:
+            refused(done, "memory: mlock=on: 64M cannot be locked", "ulimit -l")
 
 
 @pytest.mark.usefixtures("kvm_host")
