@@ -105,8 +105,9 @@ static const struct cli_option options[] = {
 		"backing=anon|memfd|hugetlb-2m|hugetlb-1g, populate=none|full,\n"
 		"slots=auto|N, dynamic-memslots=on|off, node=N",
 		field_set, CLI_OPT_REPEAT},
-	{"net", "tap=NAME|fd=N[,KEY=VALUE...]",
-		"a network device over a tap of this host, with mac=MAC, mtu=N,\n"
+	{"net", "tap=NAME|fd=N|user[,KEY=VALUE...]",
+		"a network device over a tap of this host, or without any rights\n"
+		"by passt (user; forward=HOST:GUEST ports), with mac=MAC, mtu=N,\n"
 		"queues=N, id=ID; limits as --disk has them, for each direction:\n"
 		"rx-bw=SIZE/TIME, tx-ops=N/TIME, ...",
 		field_set, CLI_OPT_REPEAT},

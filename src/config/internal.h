@@ -90,16 +90,15 @@ int config_disks_fit(const struct vm_config *config, struct kv_err *err);
 void config_disk_free(struct vm_disk *disk);
 
 /*
- * net.c: add the network device "tap=NAME[,KEY=VALUE...]". Its id is "net" and a number unless it
- * has one.
- * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ * net.c: add the network device "tap=NAME[,KEY=VALUE...]", "fd=N..." or "user...". Its id is "net"
+ * and a number unless it has one. Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM.
  */
 int config_net_add(struct vm_config *config, const char *value, struct kv_err *err);
 
 /*
- * net.c: set one key of @net: "tap", "fd", "id", "mac", "mtu", "queues", and those of
- * config_limit_key() behind "rx-" and "tx-".
- * Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ * net.c: set one key of @net: "tap", "fd", "user" ("on"), "forward" (adds one), "id", "mac", "mtu",
+ * "queues", and those of config_limit_key() behind "rx-" and "tx-". Returns 0; -ENOENT (no such
+ * key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
  */
 int config_net_key(struct vm_net *net, const char *key, const char *value, struct kv_err *err);
 

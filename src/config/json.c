@@ -622,9 +622,10 @@ static int net_member(
 	static const char *const names[][2] = {
 		{"iface_id", "id"}, {"host_dev_name", "tap"}, {"guest_mac", "mac"}, {"mtu", "mtu"}};
 	const char *key = own ? name : NULL;
-	char number[24];
-	const char *text = json_string_value(value);
-	int r;
+	static const struct disk_key none = {0};
+	bool list = own && !strcmp(name, "forward") && json_is_array(value);
+	char buf[24];
+	int r = 0;
 
 	if (json_is_null(value))
 		return 0;
@@ -633,18 +634,22 @@ static int net_member(
 	for (size_t i = 0; !own && i < ARRAY_LEN(names); i++)
 		if (!strcmp(name, names[i][0]))
 			key = names[i][1];
-	if (json_is_integer(value)) {
-		snprintf(
-			number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-		text = number;
+	for (size_t i = 0; key && !r && i < (list ? json_array_size(value) : 1); i++) {
+		json_t *one = list ? json_array_get(value, i) : value;
+		const char *text = NULL;
+
+		if (json_is_boolean(one) && strcmp(key, "user"))
+			return type_fail(rd, one, "a string or an integer");
+		text = disk_text(rd, &none, one, buf, &r);
+		if (text)
+			r = config_net_key(net, key, text, rd->err);
+		if (text && r < 0 && r != -ENOENT)
+			return r != -ENOMEM ? located(rd, r) : r;
 	}
-	if (key && !text)
-		return type_fail(rd, value, "a string or an integer");
-	r = key ? config_net_key(net, key, text, rd->err) : -ENOENT;
-	if (r == -ENOENT)
+	if (!key || r == -ENOENT)
 		return fail(rd, own ? -EINVAL : -ENOTSUP,
 			"unknown field, or one that this version of kvick does not offer");
-	return r < 0 && r != -ENOMEM ? located(rd, r) : r;
+	return r;
 }
 
 static int net_object(struct reader *rd, bool own, json_t *value)

@@ -12,9 +12,10 @@
 #include "config/internal.h"
 #include "virtio/net.h"
 
-#define FORMS "tap=NAME or fd=N"
+#define FORMS "tap=NAME, fd=N or user"
 #define KEYS                                                                                       \
-	"tap=, fd=, mac=, mtu=, queues=, rx-bw=, rx-ops=, tx-bw=, tx-ops=, their -burst= and id="
+	"tap=, fd=, user, forward=, mac=, mtu=, queues=, rx-bw=, rx-ops=, tx-bw=, tx-ops=, their " \
+	"-burst= and id="
 
 void config_net_free(struct vm_net *net)
 {
@@ -66,6 +67,41 @@ static int fd_set_value(struct vm_net *net, const char *value, struct kv_err *er
 			config_show(value).text);
 	net->fd = (int)n;
 	return kind_set(net, VM_NET_FD, err);
+}
+
+static int user_set(struct vm_net *net, const char *value, struct kv_err *err)
+{
+	if (strcmp(value, "on"))
+		return err_set(err, -EINVAL, "%s is not allowed; it is there or not",
+			config_show(value).text);
+	return kind_set(net, VM_NET_USER, err);
+}
+
+/* "[tcp:|udp:]HOST:GUEST". */
+static int forward_add(struct vm_net *net, const char *value, struct kv_err *err)
+{
+	bool udp = !strncmp(value, "udp:", 4);
+	MEM_SCOPED char *text = strdup(udp || !strncmp(value, "tcp:", 4) ? value + 4 : value);
+	uint64_t host, guest;
+	char *colon;
+
+	if (!text)
+		return -ENOMEM;
+	colon = strchr(text, ':');
+	if (colon)
+		*colon++ = 0;
+	if (!colon || uint_parse(text, 1, UINT16_MAX, &host) < 0 ||
+		uint_parse(colon, 1, UINT16_MAX, &guest) < 0)
+		return err_set(err, -EINVAL,
+			"%s is not a pair of ports; give HOST:GUEST or udp:HOST:GUEST, each from 1 "
+			"to %d",
+			config_show(value).text, UINT16_MAX);
+	if (net->forward_count == VNET_FORWARDS_MAX)
+		return err_set(err, -ERANGE, "%s is one too many; at most %d are allowed",
+			config_show(value).text, VNET_FORWARDS_MAX);
+	net->forwards[net->forward_count++] =
+		(struct vnet_forward){.host = (uint16_t)host, .guest = (uint16_t)guest, .udp = udp};
+	return 0;
 }
 
 static int id_set(struct vm_net *net, const char *value, struct kv_err *err)
@@ -134,6 +170,8 @@ int config_net_key(struct vm_net *net, const char *key, const char *value, struc
 	} keys[] = {
 		{"tap", tap_set},
 		{"fd", fd_set_value},
+		{"user", user_set},
+		{"forward", forward_add},
 		{"id", id_set},
 		{"mac", mac_set},
 		{"mtu", mtu_set},
@@ -156,10 +194,10 @@ static int pair_set(struct vm_net *net, char *pair, struct kv_err *err)
 	char *value = strchr(pair, '=');
 	int r = -ENOENT;
 
-	if (value) {
+	if (value)
 		*value++ = 0;
-		r = config_net_key(net, pair, value, err);
-	}
+	if (value || !strcmp(pair, "user"))
+		r = config_net_key(net, pair, value ? value : "on", err);
 	if (r == -ENOENT)
 		return err_set(err, -EINVAL, "there is no key %s; the keys are " KEYS,
 			config_show(pair).text);
@@ -233,7 +271,22 @@ static int net_fits(const struct vm_net *net, struct kv_err *err)
 		return err_prefix(err, r, "tx");
 	if (net->kind != VM_NET_TAP && net->queues > 1)
 		return err_set(err, -EINVAL, "queues: only a tap opened by its name has several");
+	if (net->kind != VM_NET_USER && net->forward_count)
+		return err_set(err, -EINVAL, "forward: only user networking forwards ports");
 	return 0;
+}
+
+/* Both listen at one port of the host. */
+static bool ports_clash(const struct vm_net *a, const struct vm_net *b, unsigned *port)
+{
+	for (unsigned i = 0; i < a->forward_count; i++)
+		for (unsigned j = 0; j < (a == b ? i : b->forward_count); j++)
+			if (a->forwards[i].host == b->forwards[j].host &&
+				a->forwards[i].udp == b->forwards[j].udp) {
+				*port = a->forwards[i].host;
+				return true;
+			}
+	return false;
 }
 
 static int two_fit(const struct vm_net *a, const struct vm_net *b, struct kv_err *err)
@@ -255,6 +308,7 @@ static int two_fit(const struct vm_net *a, const struct vm_net *b, struct kv_err
 
 int config_nets_fit(const struct vm_config *config, struct kv_err *err)
 {
+	unsigned port;
 	int r = 0;
 
 	for (unsigned i = 0; !r && i < config->net_count; i++) {
@@ -263,8 +317,24 @@ int config_nets_fit(const struct vm_config *config, struct kv_err *err)
 			return err_prefix(err, r, "net %s", config->nets[i].id);
 		for (unsigned j = 0; !r && j < i; j++)
 			r = two_fit(&config->nets[j], &config->nets[i], err);
+		for (unsigned j = 0; !r && j <= i; j++)
+			if (ports_clash(&config->nets[i], &config->nets[j], &port))
+				r = err_set(err, -EINVAL,
+					"net %s: forward: port %u is forwarded twice",
+					config->nets[i].id, port);
 	}
 	return r;
+}
+
+static json_t *forwards_pack(const struct vm_net *net)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < net->forward_count; i++)
+		json_array_append_new(
+			list, json_sprintf("%s%u:%u", net->forwards[i].udp ? "udp:" : "",
+				      net->forwards[i].host, net->forwards[i].guest));
+	return list;
 }
 
 static json_t *net_pack(const struct vm_net *net)
@@ -278,6 +348,10 @@ static json_t *net_pack(const struct vm_net *net)
 		r = json_object_set_new(one, "tap", json_string(net->tap));
 	if (!r && net->kind == VM_NET_FD)
 		r = json_object_set_new(one, "fd", json_integer(net->fd));
+	if (!r && net->kind == VM_NET_USER)
+		r = json_object_set_new(one, "user", json_true());
+	if (!r && net->forward_count)
+		r = json_object_set_new(one, "forward", forwards_pack(net));
 	if (!r && net->mtu)
 		r = json_object_set_new(one, "mtu", json_integer(net->mtu));
 	if (!r && net->mac_set)

@@ -14,13 +14,22 @@ static void net_free(void *dev)
 }
 
 /* Returns 0 or -errno with a sentence. */
-static int host_open(struct vnet_host **ret, const struct vm_net *net, struct kv_err *err)
+static int host_open(
+	struct vnet_host **ret, const struct vm_net *net, uint16_t mtu, struct kv_err *err)
 {
+	struct vnet_user_params user = {
+		.forwards = net->forwards,
+		.forward_count = net->forward_count,
+		.mtu = mtu,
+	};
+
 	switch (net->kind) {
 	case VM_NET_TAP:
 		return vnet_tap_open(ret, net->tap, net->queues, err);
 	case VM_NET_FD:
 		return vnet_fd_open(ret, net->fd, err);
+	case VM_NET_USER:
+		return vnet_user_open(ret, &user, err);
 	case VM_NET_NONE:
 		break;
 	}
@@ -51,11 +60,14 @@ int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *
 	struct vnet *dev = NULL;
 	int r;
 
+	/* Without segmentation by the host, large packets are what makes it fast. */
+	if (net->kind == VM_NET_USER && !params.mtu)
+		params.mtu = VNET_USER_MTU;
 	memcpy(params.mac, net->mac, sizeof(params.mac));
 	r = net->mac_set ? 0 : mac_make(params.mac);
 	if (r < 0)
 		return err_set(err, r, "net %s: no random MAC address: %s", net->id, err_text(r));
-	r = host_open(&host, net, err);
+	r = host_open(&host, net, params.mtu, err);
 	if (r < 0)
 		return err_prefix(err, r, "net %s", net->id);
 	r = vnet_create(&dev, &params, host);

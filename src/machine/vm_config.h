@@ -11,6 +11,7 @@
 #include "image/image.h"
 #include "image/initrd.h"
 #include "virtio/limit.h"
+#include "virtio/net.h"
 
 /*
  * Everything that can be said about a VM, in one place. The command line, the JSON file, the HTTP
@@ -93,14 +94,17 @@ enum vm_net_kind {
 	VM_NET_NONE, /* not said yet */
 	VM_NET_TAP,
 	VM_NET_FD,
+	VM_NET_USER, /* passt */
 };
 
 /* A network device, and the host's side of it. */
 struct vm_net {
 	char *id; /* 1..64 of [A-Za-z0-9_-], unlike the others' */
 	enum vm_net_kind kind;
-	char *tap; /* VM_NET_TAP: the interface's name */
-	int fd;	   /* VM_NET_FD: an open descriptor */
+	char *tap;		/* VM_NET_TAP: the interface's name */
+	int fd;			/* VM_NET_FD: an open descriptor */
+	unsigned forward_count; /* VM_NET_USER: ports of the host */
+	struct vnet_forward forwards[VNET_FORWARDS_MAX];
 	bool mac_set;
 	uint8_t mac[6];	 /* unicast; unless mac_set, one is made up */
 	uint16_t mtu;	 /* 68..65535; 0: the guest is told none */

@@ -34,6 +34,33 @@ int vnet_tap_open(struct vnet_host **ret, const char *name, unsigned pairs, stru
  */
 int vnet_fd_open(struct vnet_host **ret, int fd, struct kv_err *err);
 
+/* A port of the host whose connections, or packets, the guest gets at one of its own. */
+struct vnet_forward {
+	uint16_t host, guest; /* from 1 */
+	bool udp;
+};
+
+#define VNET_FORWARDS_MAX 32
+
+/* What passt hands on at most, IPv4 and IPv6 alike: its own default. */
+#define VNET_USER_MTU 65520
+
+struct vnet_user_params {
+	const struct vnet_forward *forwards; /* borrowed, as all here */
+	unsigned forward_count;		     /* up to VNET_FORWARDS_MAX */
+	uint16_t mtu;			     /* told by DHCP */
+};
+
+/*
+ * Start passt(1), which gives the guest a network of the host's connections without any rights, and
+ * wait until it is ready. It ends when the host side is closed, or this process ends.
+ * Returns 0; -ENOENT (no such program), -EADDRINUSE (a port is taken), -EACCES (one that is not for
+ * us), -EIO (passt cannot work here), -ETIMEDOUT, -errno, with a sentence. Owns: as
+ * vnet_tap_open(). Context: not where SIGCHLD is waited for.
+ */
+int vnet_user_open(
+	struct vnet_host **ret, const struct vnet_user_params *params, struct kv_err *err);
+
 /* NULL is allowed. */
 void vnet_host_close(struct vnet_host *host);
 

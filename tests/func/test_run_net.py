@@ -2,6 +2,8 @@
 """Network devices with real Linux guests: what arrives is what was sent, each way."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from images import cpio
@@ -16,7 +18,7 @@ DRIVER = "/sys/bus/virtio/drivers/virtio_net"
 # Both ends run this, under four names: "stream MIB" is MiB made of a random one that is read again
 # and again. Behind `nc -e` the other program has the connection, so that neither end closes early.
 PROGRAM = """#!/bin/sh
-random=/tmp/random
+random=${RANDOM_FILE:-/tmp/random}
 make() { dd if=/dev/urandom of=$random bs=65536 count=16 2>/dev/null; }
 stream() {
     i=0
@@ -56,18 +58,41 @@ esac
 """
 
 
+# Bytes in MiB each way, and with --soak N for more than the usual ones.
+SHORT_MIB, LONG_MIB, SOAKS = 32, 1024, 10
+
+
+@pytest.fixture(scope="session", name="peer")
+def peer_program(tmp_path_factory):
+    """peer.c as a static program."""
+    out = tmp_path_factory.mktemp("peer") / "peer"
+    source = Path(__file__).with_name("peer.c")
+    subprocess.run(["cc", "-static", "-Os", "-s", "-Wall", "-Werror", "-o", out, source], check=True)
+    return out.read_bytes()
+
+
 @pytest.fixture(name="host")
-def emulated_host(testbed):
+def emulated_host(testbed, peer):
     """The emulated host with an initrd of busybox and the guest's script, and room for taps."""
     host = Emulated(testbed)
     busybox = testbed.get("/bin/busybox")
-    names = "sh cat dd nc md5sum ip ping udhcpc nslookup wget sleep ls".split()
+    names = "sh cat dd nc md5sum ip ping nslookup sleep grep".split()
     links = {f"bin/{name}": "busybox" for name in names}
+    links["etc/resolv.conf"] = "/proc/net/pnp"
     archive = cpio({"bin/busybox": busybox, "bin/transfer": PROGRAM.encode()}, links)
     host.put("/tmp/net.cpio", archive)
     host.put("/tmp/transfer", PROGRAM.encode())
-    host.run("chmod", "755", "/tmp/transfer")
+    host.put("/tmp/peer", peer)
+    host.run("chmod", "755", "/tmp/transfer", "/tmp/peer")
+    # Others than root may be next.
+    host.run("rm", "-f", "/tmp/random", "/tmp/received")
     return host
+
+
+@pytest.fixture(name="mib")
+def transfer_size(request):
+    """MiB of a long transfer, which are many with --soak."""
+    return SHORT_MIB if request.config.getoption("--soak") <= SOAKS else LONG_MIB
 
 
 @pytest.fixture(name="tap")
@@ -81,10 +106,9 @@ def tap_interface(host):
     host.run("tunctl", "-d", "kv0")
 
 
-def net_boot(host, commands, append="", args=(), before=(), timeout=150):
-    """Boots Linux with busybox, perhaps by another command."""
-    return host.run(
-        *before,
+def net_arguments(host, commands, append="", args=()):
+    """The command that boots Linux with busybox."""
+    return (
         host.program,
         "run",
         "--initrd",
@@ -95,8 +119,12 @@ def net_boot(host, commands, append="", args=(), before=(), timeout=150):
         f'console=ttyS0 quiet {append} kvick.run="mount tmpfs t /tmp;{commands}"',
         *args,
         host.guest("vmlinux"),
-        timeout=timeout,
     )
+
+
+def net_boot(host, commands, append="", args=(), before=(), timeout=150):
+    """Boots Linux with busybox, perhaps by another command."""
+    return host.run(*before, *net_arguments(host, commands, append, args), timeout=timeout)
 
 
 def sums(done):
@@ -107,14 +135,14 @@ def sums(done):
     assert found["host sent"] == found["guest received"], done
 
 
-def transfer(host, mib, commands="", append=ADDRESS, args=(), peer=HOST, timeout=150):
+def transfer(host, mib, commands="", append=ADDRESS, args=(), peer=HOST, before=(), timeout=150):
     """A TCP stream each way; the guest finds the host at `peer`."""
     done = net_boot(
         host,
         f"exec /bin/transfer guest {mib} {peer};{commands}",
         append,
         args,
-        ("/tmp/transfer", "host", str(mib)),
+        (*before, "/tmp/transfer", "host", str(mib)),
         timeout,
     )
     sums(booted(done))
@@ -149,9 +177,9 @@ def test_tap_limited(host, tap):
 
 @pytest.mark.soak
 @pytest.mark.limit(1800)
-def test_tap_soak(host, tap):
-    """A GiB each way."""
-    transfer(host, 1024, args=("--net", f"tap={tap}"), timeout=1700)
+def test_tap_soak(host, tap, mib):
+    """Much each way."""
+    transfer(host, mib, args=("--net", f"tap={tap}"), timeout=1700)
 
 
 def test_errors(host, tap):

@@ -34,8 +34,8 @@ static int parse(struct vm_config *config, const char *text, struct kv_err *err)
 	return config_json_parse(config, "vm.json", text, strlen(text), err);
 }
 
-/* Network devices from options and files, and written out again. */
-static void test_nets(void **state)
+/* Values that are none, and devices that do not go together. */
+static void test_net_errors(void **state)
 {
 	static const struct {
 		const char *value, *text;
@@ -61,6 +61,12 @@ static void test_nets(void **state)
 		{"tap=a,rx-=1", "there is no key"},
 		{"tap=a,speed=1", "there is no key"},
 		{"tap=a,queues", "there is no key"},
+		{"user,fd=4", "there is a host side already"},
+		{"user=off", "it is there or not"},
+		{"user,forward=80", "not a pair of ports"},
+		{"user,forward=0:80", "not a pair of ports"},
+		{"user,forward=80:65536", "not a pair of ports"},
+		{"user,forward=sctp:1:2", "not a pair of ports"},
 	};
 	static const char *const unfit[][2] = {
 		{"tap=a,id=n", "tap=b,id=n"},
@@ -68,11 +74,14 @@ static void test_nets(void **state)
 		{"fd=5", "fd=5"},
 		{"tap=a,mac=02:00:00:00:00:01", "tap=b,mac=02:00:00:00:00:01"},
 		{"fd=5,queues=2", NULL},
+		{"user,queues=2", NULL},
+		{"tap=a,forward=1:2", NULL},
+		{"user,forward=1:2,forward=tcp:1:3", NULL},
+		{"user,forward=1:2", "user,forward=1:2"},
 		{"tap=a,tx-bw-burst=5", NULL},
 	};
-	struct vm_config config = fresh(), again = fresh();
+	struct vm_config config = fresh();
 	struct kv_err err = {0};
-	char *text = NULL;
 
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		assert_true(vm_config_set(&config, "net", bad[i].value, &err) < 0);
@@ -91,14 +100,25 @@ static void test_nets(void **state)
 		assert_non_null(strstr(err.text, "net"));
 		vm_config_free(&two);
 	}
+	vm_config_free(&config);
+}
+
+/* Network devices from options, written out and read again. */
+static void test_nets(void **state)
+{
+	struct vm_config config = fresh(), again = fresh();
+	struct kv_err err = {0};
+	char *text = NULL;
+
 	set(&config, "kernel", "k");
 	set(&config, "net", "tap=kv0,mac=02:00:00:00:00:aB,mtu=9000,queues=4,rx-bw=1M/s,tx-ops=5");
 	set(&config, "net", "fd=7,id=other");
+	set(&config, "net", "user,forward=8080:80,forward=udp:8080:53");
 	assert_string_equal(config.nets[0].id, "net0");
 	assert_int_equal(config.nets[0].mac[5], 0xab);
 	assert_int_equal(vm_config_dump(&config, &text), 0);
 	assert_int_equal(parse(&again, text, &err), 0);
-	assert_int_equal(again.net_count, 2);
+	assert_int_equal(again.net_count, 3);
 	assert_string_equal(again.nets[0].tap, "kv0");
 	assert_memory_equal(again.nets[0].mac, config.nets[0].mac, 6);
 	assert_int_equal(again.nets[0].mtu, 9000);
@@ -107,6 +127,11 @@ static void test_nets(void **state)
 	assert_int_equal(again.nets[0].tx.ops.size, 5);
 	assert_string_equal(again.nets[1].id, "other");
 	assert_int_equal(again.nets[1].fd, 7);
+	assert_int_equal(again.nets[2].kind, VM_NET_USER);
+	assert_int_equal(again.nets[2].forward_count, 2);
+	assert_int_equal(again.nets[2].forwards[0].host, 8080);
+	assert_int_equal(again.nets[2].forwards[1].guest, 53);
+	assert_true(again.nets[2].forwards[1].udp);
 	free(text);
 	vm_config_free(&config);
 	vm_config_free(&again);
@@ -156,6 +181,7 @@ static void test_json_interfaces(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_net_errors),
 		cmocka_unit_test(test_nets),
 		cmocka_unit_test(test_json_interfaces),
 	};
