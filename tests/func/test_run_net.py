@@ -3,11 +3,12 @@
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from images import cpio
-from places import Emulated
+from places import Done, Emulated, text
 from test_run_linux import booted
 
 GUEST = "10.77.0.2"
@@ -76,7 +77,7 @@ def emulated_host(testbed, peer):
     """The emulated host with an initrd of busybox and the guest's script, and room for taps."""
     host = Emulated(testbed)
     busybox = testbed.get("/bin/busybox")
-    names = "sh cat dd nc md5sum ip ping nslookup sleep grep".split()
+    names = "sh cat dd echo nc md5sum ip ping nslookup sleep grep".split()
     links = {f"bin/{name}": "busybox" for name in names}
     links["etc/resolv.conf"] = "/proc/net/pnp"
     archive = cpio({"bin/busybox": busybox, "bin/transfer": PROGRAM.encode()}, links)
@@ -173,6 +174,44 @@ def test_tap_limited(host, tap):
     """What the guest sends passes at the rate it is given, and arrives."""
     done = transfer(host, 1, args=("--net", f"tap={tap},tx-bw=512K/s,rx-ops=400/s"))
     assert done.returncode == 0
+
+
+def pausing_transfer(host, mib, append, args, peer, before=(), counter=None):
+    """A transfer during which the machine is paused and resumed, at least thrice; `counter` is a file
+    that does not change while it is paused."""
+    sock = "/tmp/kvick-net.sock"
+    argv = net_arguments(
+        host, f"exec /bin/transfer guest {mib} {peer}", append, ("--api-sock", sock, *args)
+    )
+
+    def state(name):
+        done = host.run("/tmp/peer", "ask", sock, "PATCH", "/vm", f'{{"state": "{name}"}}')
+        return done.stdout.startswith("HTTP/1.1 204")
+
+    job = host.tb.spawn([*before, "/tmp/transfer", "host", str(mib), *argv])
+    rounds = 0
+    try:
+        job.wait_for(b"user space", timeout=60)
+        while state("Paused"):
+            first = counter and host.read(counter)
+            time.sleep(0.15)
+            assert not job.poll()
+            assert not counter or host.read(counter) == first
+            assert state("Resumed")
+            time.sleep(0.3)
+            rounds += 1
+        done = job.wait(60)
+    finally:
+        job.kill_all()
+    assert rounds >= 3, done
+    done = Done(done.returncode, text(done.stdout), text(done.stderr))
+    sums(booted(done))
+
+
+def test_tap_paused(host, tap):
+    """Nothing is lost by pauses, and nothing is sent in them."""
+    counter = f"/sys/class/net/{tap}/statistics/rx_packets"
+    pausing_transfer(host, 8, ADDRESS, ("--net", f"tap={tap}"), HOST, counter=counter)
 
 
 @pytest.mark.soak

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 from places import Done
+from test_run_linux import booted
 from test_run_net import (  # noqa: F401
+    DRIVER,
     emulated_host,
     net_arguments,
+    net_boot,
+    pausing_transfer,
     peer_program,
     sums,
     transfer,
@@ -200,6 +204,28 @@ def test_ends(passt):
         done = job.wait(60)
         assert done.returncode == OK and b"\ndown" in done.stdout.replace(b"\r", b""), done
         assert done.stderr.count(b"the link is down") == 1, done
+
+
+def test_unbound_and_bound_again(passt):
+    """The device comes back from a driver that left, and what waits in the socket does no harm."""
+    again = f"write {DRIVER}/unbind virtio0;write {DRIVER}/bind virtio0;sleep 100"
+    up = f"exec /bin/ip addr add {HERE}/24 dev eth0;exec /bin/ip link set eth0 up"
+    route = f"exec /bin/ip route add default via {ROUTER};exec /bin/nc {OUTSIDE} 5000 -e /bin/echo hello"
+    listen = "i=0; while [ $i -lt 3 ]; do nc -l -p 5000; i=$((i + 1)); done"
+    listener = passt.tb.spawn(["sh", "-c", listen])
+    try:
+        done = net_boot(
+            passt, ";".join([f"{again};{up};{route}"] * 3), "", ("--net", "user"), as_user("tester")
+        )
+        booted(done)
+        assert listener.wait(20).stdout == b"hello\n" * 3, done
+    finally:
+        listener.kill_all()
+
+
+def test_paused(passt):
+    """Nothing is lost by pauses."""
+    pausing_transfer(passt, 4, "ip=dhcp", ("--net", "user"), OUTSIDE, as_user("tester"))
 
 
 @pytest.mark.soak
