@@ -86,7 +86,7 @@ void net_send(struct net_pair *pair);
  */
 void net_watch(struct net_pair *pair);
 
-/* net_queue.c: forget the chains and the packet that @pair holds. Context: any thread. */
+/* net_queue.c: give up the chains and the packet that @pair holds. Context: any thread. */
 void net_forget(struct net_pair *pair);
 
 /* net_ctrl.c: carry out what is in the control queue, which has @index. */

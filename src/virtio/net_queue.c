@@ -12,17 +12,22 @@
 /* Buffers handed to the host at once, beside the one behind them. */
 #define IOV_MAX_HOST 1022
 
-void net_forget(struct net_pair *pair)
-{
-	pair->chain_first = pair->chain_count = 0;
-	pair->chain_bytes = 0;
-	pair->held_bytes = pair->rest_bytes = pair->rest_at = 0;
-	pair->starved = pair->send_blocked = pair->send_paid = false;
-}
-
 static struct vq_chain *chain_at(const struct net_pair *pair, unsigned i)
 {
 	return &pair->chains[pair->chain_first + i];
+}
+
+void net_forget(struct net_pair *pair)
+{
+	struct vq *vq = vdev_queue(pair->net->vd, NET_RX(pair->index));
+
+	/* A pair that is only not used for now finds its buffers when it is used again. */
+	while (pair->chain_count)
+		vq_unpop(vq, chain_at(pair, --pair->chain_count));
+	pair->chain_first = 0;
+	pair->chain_bytes = 0;
+	pair->held_bytes = pair->rest_bytes = pair->rest_at = 0;
+	pair->starved = pair->send_blocked = pair->send_paid = false;
 }
 
 /* Room for the largest packet that may come: more need not be looked at yet. */

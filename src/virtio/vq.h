@@ -79,8 +79,10 @@ void vq_recheck(struct vq *vq);
  */
 int vq_pop(struct vq *vq, struct vq_chain *chain);
 
-/* Give back the chain popped last, as if vq_pop() had not been called; nothing may have been pushed
- * in between. */
+/*
+ * Give back the chain popped last, as if vq_pop() had not been called; again, the one before it.
+ * Those popped before them may have been pushed, in order, and no others.
+ */
 void vq_unpop(struct vq *vq, const struct vq_chain *chain);
 
 /*

@@ -479,6 +479,31 @@ static void test_commands(void **state)
 	board_free(&b);
 }
 
+/* Buffers of a pair that is not used for a while are still there when it is used again. */
+static void test_pairs_back(void **state)
+{
+	const uint16_t one = 1, two = 2;
+
+	for (unsigned packed = 0; packed < 2; packed++) {
+		struct how how = {.features = CTRL_FEATURES | VNET_F_MRG_RXBUF, .packed = packed};
+		uint8_t packet[100], got[2048];
+		struct board b;
+
+		board_make(&b, &how);
+		frame_fill(packet, sizeof(packet), 3);
+		buffers_post(&b, 2, 100, 2048);
+		for (unsigned round = 0; round < 100; round++) {
+			assert_int_equal(command(&b, 4, 0, &two, 2), 0);
+			host_sends(&b, 1, packet, sizeof(packet));
+			assert_int_equal(packet_take(&b, 2, 2048, got), sizeof(packet));
+			assert_memory_equal(got + HDR, packet + HDR, sizeof(packet) - HDR);
+			assert_int_equal(command(&b, 4, 0, &one, 2), 0);
+		}
+		assert_int_equal(vdev_violations(vnet_vdev(b.net)), 0);
+		board_free(&b);
+	}
+}
+
 static bool needs_reset(struct board *b)
 {
 	return md_get(&b->md, MD_STATUS) & VDEV_NEEDS_RESET;
@@ -822,6 +847,7 @@ int main(void)
 		cmocka_unit_test(test_too_large),
 		cmocka_unit_test(test_filter),
 		cmocka_unit_test(test_commands),
+		cmocka_unit_test(test_pairs_back),
 		cmocka_unit_test(test_broken),
 		cmocka_unit_test(test_blocked),
 		cmocka_unit_test(test_lost),
