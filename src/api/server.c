@@ -206,12 +206,16 @@ static void client_late(void *ctx, uint32_t events)
 {
 	struct client *client = ctx;
 
-	if (client->more)
+	if (client->more) {
 		client_serve(client);
-	else if (!client->out && client->used)
-		client_refuse(client, 408, "the request was not complete in time");
-	else
+	} else if (!client->out && client->used) {
+		/* When there is no room for that, it waits once more, and not for ever. */
+		client->started = false;
+		if (client_refuse(client, 408, "the request was not complete in time"))
+			client_await(client);
+	} else {
 		client_drop(client);
+	}
 }
 
 /* Returns the bytes that came, 0 at the end, -errno. */

@@ -338,6 +338,47 @@ static void test_server_slow(void **state)
 	desk_close(&desk);
 }
 
+/* Say "GET" until an answer has to wait for room, @most times. Returns how often. */
+static unsigned answers_fill(struct desk *desk, int fd, unsigned most)
+{
+	unsigned before = desk->handled, said = 0;
+
+	while (said < most && desk->handled - before == said) {
+		say(fd, "GET / HTTP/1.1\r\n\r\n");
+		said++;
+		desk_run(desk, 1 * MS);
+	}
+	return said;
+}
+
+/* Who has left no room for being told that the time is over ends as well. */
+static void test_server_deaf(void **state)
+{
+	struct desk desk;
+	char buf[4096];
+	const char *text;
+	unsigned most;
+	int fd;
+
+	desk_open(&desk, 0, 100 * MS, 10000 * MS);
+	desk.answer_bytes = 10000;
+	fd = desk_connect(&desk);
+	/* The last one is not read, as the answer before it waits. */
+	most = answers_fill(&desk, fd, 1000) - 2;
+	close(fd);
+	assert_in_range(most, 2, 900);
+	fd = desk_connect(&desk);
+	assert_int_equal(answers_fill(&desk, fd, most), most);
+	say(fd, "G");
+	desk_run(&desk, 250 * MS);
+	do
+		text = hear(fd, buf);
+	while (text && *text);
+	assert_null(text);
+	close(fd);
+	desk_close(&desk);
+}
+
 /* A large answer goes out whole to who reads it slowly. */
 static void test_server_large(void **state)
 {
@@ -484,6 +525,7 @@ int main(void)
 		cmocka_unit_test(test_server_pipeline),
 		cmocka_unit_test(test_server_refuses),
 		cmocka_unit_test(test_server_slow),
+		cmocka_unit_test(test_server_deaf),
 		cmocka_unit_test(test_server_large),
 		cmocka_unit_test(test_server_full),
 		cmocka_unit_test(test_sock),
