@@ -421,6 +421,7 @@ cmd_fn cmd_find(const char *name)
 		{"fill", cmd_fill},
 		{"io", cmd_io},
 		{"irqs", cmd_irqs},
+		{"kexec", cmd_kexec},
 		{"ls", cmd_ls},
 		{"mem", cmd_mem},
 		{"memtest", cmd_memtest},

@@ -63,6 +63,12 @@ int cmd_acks(int argc, char **argv, char *why);
 int cmd_io(int argc, char **argv, char *why);
 
 /*
+ * "kexec KERNEL INITRD CMDLINE": starts another kernel, whose command line the third file holds; a
+ * cmd_fn that returns only when that fails.
+ */
+int cmd_kexec(int argc, char **argv, char *why);
+
+/*
  * Makes the ports 0 to 0xffff usable and writes a byte to one.
  * Returns: 0; the negative errno of iopl(2) and, failing that, of /dev/port.
  */

@@ -39,6 +39,49 @@ int shmctl(int id, int op, struct shmid_ds *buf)
 """
 
 
+# Says "PATCH /vm" to a control socket: PATH STATE. Exits with 0 for a 204.
+ASK = """
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	char body[64], answer[64] = "";
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", argv[1]);
+	snprintf(body, sizeof(body), "{\\"state\\": \\"%s\\"}", argv[2]);
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)
+		return 1;
+	dprintf(fd, "PATCH /vm HTTP/1.1\\r\\nConnection: close\\r\\nContent-Length: %zu\\r\\n\\r\\n%s",
+		strlen(body), body);
+	if (read(fd, answer, sizeof(answer) - 1) <= 0)
+		return 2;
+	return strstr(answer, " 204 ") ? 0 : 3;
+}
+"""
+
+# Stops the machine again and again, and looks once whether it still writes.
+STOP = """
+set -e
+ask=/tmp/kvick-ask
+$ask $1 Paused; sleep 0.5
+before=$(md5sum <$2); sleep 0.5
+test "$before" = "$(md5sum <$2)"
+$ask $1 Resumed
+i=0
+while [ $i -lt 30 ] && $ask $1 Paused; do
+	sleep 0.03
+	$ask $1 Resumed
+	sleep 0.03
+	i=$((i + 1))
+done
+echo stopped $i times
+"""
+
+
 def with_libraries(*programs, extra=None):
     """An initrd of programs of this system and what they load."""
     files = dict(extra or {})
@@ -146,3 +189,76 @@ def test_growth(testbed, linux, disk):
     assert b"\n262144\r" in done.stdout
     assert b"verify: 4096 bytes ok" in done.stdout
     assert b"disk disk0 has now 128M" in done.stderr
+
+
+def test_kexec(linux, testbed_build, disk):
+    """A kernel that another one started finds the devices as they were at first."""
+    again = "cat /kvick.next;verify /dev/vda 0 65536 4;fill /dev/vdb 65536 65536 5;read /dev/hwrng 512;irqs"
+    first = "fill /dev/vda 0 65536 4;fill /dev/vdb 0 512 1;read /dev/hwrng 512;"
+    first += "kexec /next/kernel /next/initrd /next/cmdline"
+    guest = testbed_build / "guest"
+    initrd = (guest / "initrd.cpio").read_bytes()
+    linux.put(
+        "/tmp/kvick-tools.cpio",
+        cpio(
+            {
+                "next/kernel": (guest / "bzImage").read_bytes(),
+                "next/initrd": initrd + cpio({"kvick.next": b"the second kernel\n"}),
+                "next/cmdline": f'{QUIET} kvick.run="{again}"\n'.encode(),
+            }
+        ),
+    )
+    disks = ("--disk", f"{disk},queues=2", "--disk", f"{disk}2")
+    assert linux.run("truncate", "-s", "1M", f"{disk}2").returncode == 0
+    args = ("--initrd", "/tmp/kvick-tools.cpio", "--memory", "256M", "--cpus", "2", "--rng", *disks)
+    done = booted(boot(linux, commands=first, args=args), 5)
+    linux.run("rm", f"{disk}2")
+    assert done.stdout.count("kvick-init: user space") == 2
+    assert "the second kernel" in done.stdout
+    assert done.stdout.count("read: 512 bytes") == 2
+    assert "verify: 65536 bytes ok" in done.stdout
+    assert len(re.findall(r"^ *\d+: .*\bvirtio\d+$", done.stdout, re.M)) == 3
+    assert "needs a reset" not in done.stderr
+
+
+def test_paused_with_requests_under_way(testbed, linux, disk, tmp_path):
+    """A machine that is stopped over and over while it writes and reads loses nothing."""
+    source, program, socket = tmp_path / "ask.c", tmp_path / "ask", "/tmp/kvick-disk.sock"
+    source.write_text(ASK)
+    subprocess.run(["cc", "-static", "-o", program, source], check=True)
+    linux.put("/tmp/kvick-ask", program.read_bytes())
+    linux.run("chmod", "755", "/tmp/kvick-ask")
+    commands = "echo begin;" + ";".join(
+        f"fill /dev/vda 0 16777216 {n};verify /dev/vda 0 16777216 {n}" for n in (1, 2)
+    )
+    job = testbed.spawn(
+        [
+            linux.program, "run", "--api-sock", socket, "--disk", disk, "--rng", "--memory", "256M",
+            "--initrd", linux.guest("initrd.cpio"), "--append", f'{QUIET} kvick.run="{commands}"',
+            linux.guest("vmlinux"),
+        ]
+    )  # fmt: skip
+    try:
+        job.wait_for(b"begin\r", timeout=110)
+        stopped = linux.run("sh", "-c", STOP, "sh", socket, disk)
+        done = job.wait(110)
+    finally:
+        job.kill_all()
+    assert stopped.returncode == 0, stopped
+    assert int(re.search(r"stopped (\d+) times", stopped.stdout)[1]) > 2
+    assert done.returncode == 0
+    assert done.stdout.count(b"verify: 16777216 bytes ok") == 2
+
+
+def test_driver_of_the_transport(linux, disk):
+    """The transport's driver goes and comes back, with all devices behind it."""
+    driver = "/sys/bus/platform/drivers/virtio-mmio"
+    again = (
+        f"write {driver}/unbind LNRO0005:00;write {driver}/unbind LNRO0005:01;"
+        f"write {driver}/bind LNRO0005:00;write {driver}/bind LNRO0005:01;"
+        "verify /dev/vda 0 65536 3;read /dev/hwrng 256"
+    )
+    commands = ";".join(["fill /dev/vda 0 65536 3"] + [again] * 3)
+    done = booted(boot(linux, commands=commands, args=("--disk", disk, "--rng")), 19)
+    assert done.stdout.count("verify: 65536 bytes ok") == 3
+    assert done.stdout.count("read: 256 bytes") == 3
