@@ -596,7 +596,7 @@ static const struct cli_usage usage = {
 		 "same run, memset, streaming stores and the kernel's own clearing. And VMs that\n"
 		 "lease the whole pool: their start beside that of VMs with untouched anonymous\n"
 		 "memory, the page faults of a guest that writes every page, and how soon the\n"
-		 "lease is zero after a guest that wrote all of it, or 1 %.\n",
+		 "lease is zero after a guest that wrote all of it, or 1 %, scattered or not.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 };

@@ -28,7 +28,7 @@ enum bench_write {
 };
 
 /* What ended VMs leave to be cleaned. */
-enum bench_left { BENCH_LEFT_ALL, BENCH_LEFT_1PCT, BENCH_LEFTS };
+enum bench_left { BENCH_LEFT_ALL, BENCH_LEFT_1PCT, BENCH_LEFT_PIECE, BENCH_LEFTS };
 
 struct bench_vms {
 	uint64_t bytes;
@@ -40,6 +40,7 @@ struct bench_vms {
 		struct bench_samples boot_ms; /* exec to boot byte */
 		struct bench_samples less_ms; /* the same without KVM's own work for VM and slots */
 		struct bench_samples wall_ms, cpu_ms; /* exec to exit */
+		struct bench_samples boot_x, less_x;  /* divided by the first kind's, each round */
 	} starts[BENCH_STARTS];
 	/* Of writing the pages: what the same VM without it needs is taken off. */
 	uint64_t pages;
