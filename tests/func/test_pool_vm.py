@@ -195,7 +195,9 @@ class HugePool:
         self.tb = tb
         self.argv = [
             "build/kvick", "pool", "serve", "--socket", self.path, "--size", size, "--page-size", page,
-            "--chunk", page if page == "1G" else "16M", "--verify", "all",
+            "--chunk", page if page == "1G" else "16M",
+            # Under emulation reading 1 GiB takes seconds.
+            "--verify", "sample" if page == "1G" else "all",
         ]  # fmt: skip
         self.argv += ["--trust", "0"] if trust else []
         self.start()
