@@ -49,8 +49,9 @@ static const struct cli_usage usage = {
 	.synopsis = "[OPTION...] A.json B.json",
 	.about = "Compare what two runs of the same benchmark, or two reports, found: for each\n"
 		 "figure of both whether B is better, worse, or within noise of A. Better is\n"
-		 "less. The test is Mann-Whitney's U on all samples, two-sided, p < 0.01, and\n"
-		 "the medians must differ by 2 % or more.\n",
+		 "less, and more of rates (GB/s, MiB/s). The test is Mann-Whitney's U on all "
+		 "samples,\n"
+		 "two-sided, p < 0.01, and the medians must differ by 2 % or more.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 	.operand = "A.json B.json",
@@ -72,7 +73,23 @@ static size_t values_of(json_t *figure, double **ret)
 	return count;
 }
 
-static const char *verdict(struct compare *compare, double p, double a, double b, bool enough)
+/* Of rates more is better, of all other figures less. */
+static bool is_rate(const char *name)
+{
+	static const char *const tails[] = {"gb_s", "x_bare", "mib_per_s"};
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < ARRAY_LEN(tails); i++) {
+		size_t tail = strlen(tails[i]);
+
+		if (len >= tail && !strcmp(name + len - tail, tails[i]))
+			return true;
+	}
+	return false;
+}
+
+static const char *verdict(
+	struct compare *compare, double p, double a, double b, bool enough, bool rate)
 {
 	if (!enough) {
 		compare->unsure++;
@@ -82,7 +99,7 @@ static const char *verdict(struct compare *compare, double p, double a, double b
 		compare->same++;
 		return "within noise";
 	}
-	if (b < a) {
+	if (b < a ? !rate : rate) {
 		compare->better++;
 		return "better";
 	}
@@ -99,36 +116,39 @@ static void figure_compare(struct compare *compare, const char *name, json_t *a,
 	size_t na = values_of(a, &va), nb = values_of(b, &vb);
 	double p = va && vb ? bench_rank_test(va, na, vb, nb) : 1;
 	/* With fewer no outcome is as unlikely as P_MAX. */
-	const char *text = verdict(compare, p, ma, mb, na >= 5 && nb >= 5);
+	const char *text = verdict(compare, p, ma, mb, na >= 5 && nb >= 5, is_rate(name));
 
 	json_array_append_new(compare->rows, json_pack("{s:s, s:f, s:f, s:f, s:s}", "figure", name,
 						     "a", ma, "b", mb, "p", p, "verdict", text));
 }
 
-/* What tells an element of an array from the others: a name or a size; else its number. */
+/* What tells an element of an array from the others: names, sizes and counts; else its number. */
 static void element_name(json_t *element, size_t index, char *buf, size_t bytes)
 {
-	static const char *const keys[] = {"name", "kind", "instances", "threads"};
-	double kernel = json_number_value(json_object_get(element, "kernel_bytes"));
+	static const char *const keys[] = {"name", "kind", "memory", "method", "start", "told_as",
+		"work", "instances", "threads", "depth", "bytes", "block_bytes", "max_bytes",
+		"plugged_bytes", "kernel_bytes", "initrd_bytes", "memory_bytes"};
+	size_t at = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+	buf[0] = '\0';
+	for (size_t i = 0; i < ARRAY_LEN(keys) && at < bytes; i++) {
 		json_t *value = json_object_get(element, keys[i]);
+		const char *comma = at ? "," : "";
+		size_t len = strlen(keys[i]);
+		char size[24];
 
-		if (json_is_string(value)) {
-			snprintf(buf, bytes, "%.40s", json_string_value(value));
-			return;
-		}
-		if (json_is_integer(value)) {
-			snprintf(buf, bytes, "%s=%lld", keys[i],
+		if (json_is_string(value))
+			at += (size_t)snprintf(
+				buf + at, bytes - at, "%s%.40s", comma, json_string_value(value));
+		else if (json_is_integer(value) && len >= 5 && !strcmp(keys[i] + len - 5, "bytes"))
+			at += (size_t)snprintf(buf + at, bytes - at, "%s%s", comma,
+				size_format(
+					(uint64_t)json_integer_value(value), size, sizeof(size)));
+		else if (json_is_integer(value))
+			at += (size_t)snprintf(buf + at, bytes - at, "%s%s=%lld", comma, keys[i],
 				(long long)json_integer_value(value));
-			return;
-		}
 	}
-	if (kernel > 0)
-		snprintf(buf, bytes, "%.0fK/%.0fK/%.0fM", kernel / 1024,
-			json_number_value(json_object_get(element, "initrd_bytes")) / 1024,
-			json_number_value(json_object_get(element, "memory_bytes")) / 1048576);
-	else
+	if (!at)
 		snprintf(buf, bytes, "%zu", index);
 }
 
@@ -136,7 +156,7 @@ static void element_name(json_t *element, size_t index, char *buf, size_t bytes)
 static json_t *element_find(json_t *array, const char *name)
 {
 	json_t *element;
-	char other[80];
+	char other[160];
 	size_t i;
 
 	json_array_foreach(array, i, element)
@@ -151,7 +171,7 @@ static json_t *element_find(json_t *array, const char *name)
 /* Go down both documents together; figures are the objects that have samples. */
 static void walk(struct compare *compare, const char *path, json_t *a, json_t *b, unsigned depth)
 {
-	char below[400], name[80];
+	char below[400], name[160];
 	const char *key;
 	json_t *value;
 	size_t i;

@@ -9,8 +9,9 @@
 #include <string.h>
 
 #include "base/num.h"
+#include "cli/bench_chart.h"
 
-#define WIDTH 640 /* of a chart, in its own units */
+#define GROUPS_MAX 48 /* of one chart */
 
 static const char head[] =
 	"<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
@@ -27,29 +28,14 @@ static const char head[] =
 	".w{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;"
 	"font-size:.9rem}th,td{padding:.2rem .7rem;text-align:right;white-space:nowrap}"
 	"th:first-child,td:first-child{text-align:left}tr{border-bottom:1px solid var(--line)}\n"
+	"@media(max-width:30rem){th,td{padding:.2rem .3rem;font-size:.8rem}}\n"
 	"code{font-size:.85rem;overflow-wrap:anywhere}figure{margin:1rem 0}"
-	"svg{width:100%;max-width:44rem;height:auto;font:13px system-ui,sans-serif}"
+	"svg{width:100%;max-width:30rem;height:auto;font:13px system-ui,sans-serif}.v{font-size:"
+	"11px}"
 	"svg text{fill:var(--ink)}svg line{stroke:var(--line)}\n"
 	".a{fill:var(--a)}.b{fill:var(--b)}.c{fill:var(--c)}.d{fill:var(--d)}"
 	".la{stroke:var(--a);fill:none;stroke-width:2}.lb{stroke:var(--b);fill:none;"
 	"stroke-width:2}\n</style></head><body>\n";
-
-/* Text from elsewhere, so that it cannot become markup. */
-static void escape(FILE *f, const char *text)
-{
-	for (; text && *text; text++) {
-		if (*text == '<')
-			fputs("&lt;", f);
-		else if (*text == '>')
-			fputs("&gt;", f);
-		else if (*text == '&')
-			fputs("&amp;", f);
-		else if (*text == '"')
-			fputs("&quot;", f);
-		else
-			fputc(*text, f);
-	}
-}
 
 static double number(json_t *object, const char *key)
 {
@@ -72,7 +58,7 @@ static double median(json_t *object, const char *key)
 static void row(FILE *f, const char *name, json_t *samples, double base, double unit)
 {
 	fprintf(f, "<tr><td>");
-	escape(f, name);
+	bench_escape(f, name);
 	fprintf(f, "</td><td>%.3f</td><td>%.3f</td><td>%.3f</td>", number(samples, "min") / unit,
 		number(samples, "median") / unit, number(samples, "p99") / unit);
 	if (base > 0)
@@ -95,77 +81,13 @@ static void table_end(FILE *f)
 	fprintf(f, "</table></div>\n");
 }
 
-/* One bar of a chart. */
-struct bar {
-	char name[64];
-	double from, value;
-	char class; /* of the colour: a to d */
-};
-
-/* Horizontal bars on a common axis; with @from they make a waterfall. */
-static void bars(
-	FILE *f, const struct bar *list, unsigned count, const char *unit, const char *what)
-{
-	double all = 0;
-
-	for (unsigned i = 0; i < count; i++)
-		all = fmax(all, list[i].from + list[i].value);
-	if (all <= 0)
-		return;
-	fprintf(f, "<figure><svg viewBox=\"0 0 %d %u\" role=\"img\"><title>%s</title>\n", WIDTH,
-		count * 24 + 6, what);
-	for (unsigned i = 0; i < count; i++) {
-		double x = 170 + list[i].from / all * 360, w = list[i].value / all * 360;
-
-		fprintf(f, "<text x=\"164\" y=\"%u\" text-anchor=\"end\">", i * 24 + 18);
-		escape(f, list[i].name);
-		fprintf(f,
-			"</text><rect class=\"%c\" x=\"%.1f\" y=\"%u\" width=\"%.1f\" "
-			"height=\"18\" "
-			"rx=\"2\"/><text x=\"%.1f\" y=\"%u\">%.3f %s</text>\n",
-			list[i].class, x, i * 24 + 4, fmax(w, 1), x + fmax(w, 1) + 6, i * 24 + 18,
-			list[i].value, unit);
-	}
-	fprintf(f, "</svg><figcaption>%s</figcaption></figure>\n", what);
-}
-
-/* A pie of up to 4 slices. */
-static void pie(FILE *f, const struct bar *list, unsigned count, const char *unit, const char *what)
-{
-	double all = 0, at = -M_PI / 2;
-
-	for (unsigned i = 0; i < count; i++)
-		all += list[i].value;
-	if (all <= 0)
-		return;
-	fprintf(f, "<figure><svg viewBox=\"0 0 %d 200\" role=\"img\"><title>%s</title>\n", WIDTH,
-		what);
-	for (unsigned i = 0; i < count; i++) {
-		/* An arc of the whole circle would have no length. */
-		double turn = fmin(list[i].value / all, 0.9999) * 2 * M_PI, end = at + turn;
-
-		fprintf(f,
-			"<path class=\"%c\" d=\"M100 100L%.2f %.2fA90 90 0 %d 1 %.2f %.2fZ\"/>"
-			"<rect class=\"%c\" x=\"220\" y=\"%u\" width=\"14\" height=\"14\"/>"
-			"<text x=\"242\" y=\"%u\">",
-			list[i].class, 100 + 90 * cos(at), 100 + 90 * sin(at), turn > M_PI,
-			100 + 90 * cos(end), 100 + 90 * sin(end), list[i].class, 50 + i * 26,
-			62 + i * 26);
-		escape(f, list[i].name);
-		fprintf(f, ": %.3f %s (%.1f %%)</text>\n", list[i].value, unit,
-			100 * list[i].value / all);
-		at = end;
-	}
-	fprintf(f, "</svg><figcaption>%s</figcaption></figure>\n", what);
-}
-
 /* The last figures' section heads: what ran, and how quiet it was. */
 static void section_head(FILE *f, const char *title, json_t *section)
 {
 	double others = number(json_object_get(section, "noise"), "others_share");
 
 	fprintf(f, "<h2>%s</h2>\n<p><code>", title);
-	escape(f, string(section, "command"));
+	bench_escape(f, string(section, "command"));
 	fprintf(f, "</code><br>Others used %.0f %% of the CPUs meanwhile%s.</p>\n", others * 100,
 		others > 0.15 ? ": the machine was <strong>noisy</strong>, so trust ratios, minima "
 				"and CPU time"
@@ -188,7 +110,7 @@ static void start_waterfall(FILE *f, json_t *c)
 {
 	json_t *phases =
 		json_object_get(json_array_get(json_object_get(c, "subjects"), 2), "phases_ms");
-	struct bar list[16];
+	struct bench_bar list[16];
 	unsigned count = 0;
 	double at = 0;
 	const char *name;
@@ -198,20 +120,47 @@ static void start_waterfall(FILE *f, json_t *c)
 	{
 		if (count == ARRAY_LEN(list) || !strcmp(name, "exec to boot byte"))
 			continue;
-		list[count] = (struct bar){
+		list[count] = (struct bench_bar){
 			"", at, number(samples, "median"), strncmp(name, "run", 3) ? 'a' : 'b'};
 		snprintf(list[count].name, sizeof(list[count].name), "%.60s", name);
 		at += list[count++].value;
 	}
-	bars(f, list, count, "ms",
-		"From exec to exit, step by step (medians; orange: the guest runs)");
+	bench_waterfall(f, list, count, "ms",
+		"From exec to exit of the first of these, step by step (medians; orange: the guest "
+		"runs)");
+}
+
+/* The cases that differ from the first in the size of the images, or in that of the memory. */
+static void start_bars(FILE *f, json_t *cases, bool by_memory)
+{
+	static const char *const legend[BENCH_GROUP_BARS] = {"kvick", "floor"};
+	json_t *first = json_array_get(cases, 0), *c;
+	struct bench_group list[GROUPS_MAX];
+	unsigned count = 0;
+	size_t i;
+
+	json_array_foreach(cases, i, c)
+	{
+		json_t *subjects = json_object_get(c, "subjects");
+		bool memory = number(c, "memory_bytes") != number(first, "memory_bytes");
+		bool images = number(c, "kernel_bytes") != number(first, "kernel_bytes") ||
+			      number(c, "initrd_bytes") != number(first, "initrd_bytes");
+
+		if (count == ARRAY_LEN(list) || (by_memory ? images : memory))
+			continue;
+		case_name(c, list[count].name, sizeof(list[count].name));
+		list[count].values[0] = median(json_array_get(subjects, 1), "wall_ms");
+		list[count].values[1] = median(json_array_get(subjects, 0), "wall_ms");
+		list[count++].values[2] = 0;
+	}
+	bench_groups(f, list, count, legend, "ms",
+		by_memory ? "Start time against memory size (kernel / initrd / memory; medians)"
+			  : "Start time against image size (kernel / initrd / memory; medians)");
 }
 
 static void start_section(FILE *f, json_t *section)
 {
 	json_t *cases = json_object_get(json_object_get(section, "result"), "cases"), *c, *subject;
-	struct bar list[32];
-	unsigned count = 0;
 	size_t i, s;
 
 	section_head(f, "Start: exec to exit", section);
@@ -220,25 +169,18 @@ static void start_section(FILE *f, json_t *section)
 	{
 		json_t *subjects = json_object_get(c, "subjects");
 		double base = median(json_array_get(subjects, 0), "wall_ms");
-		char name[80], title[200];
+		char name[64], title[200];
 
 		case_name(c, name, sizeof(name));
 		json_array_foreach(subjects, s, subject)
 		{
 			snprintf(title, sizeof(title), "%s: %.80s", name, string(subject, "name"));
 			row(f, title, json_object_get(subject, "wall_ms"), base, 1);
-			if (s < 2 && count < ARRAY_LEN(list)) {
-				list[count] = (struct bar){
-					"", 0, median(subject, "wall_ms"), s ? 'a' : 'c'};
-				snprintf(
-					list[count++].name, 64, "%.40s%s", name, s ? "" : " floor");
-			}
 		}
 	}
 	table_end(f);
-	bars(f, list, count, "ms",
-		"Start time against kernel, initrd and memory size, beside the floor of the bare "
-		"KVM calls (medians)");
+	start_bars(f, cases, false);
+	start_bars(f, cases, true);
 	start_waterfall(f, json_array_get(cases, 0));
 }
 
@@ -255,7 +197,8 @@ static void halt_section(FILE *f, json_t *section)
 		const char *name;
 		char title[100];
 
-		fprintf(f, "<p>%d thread(s) at once</p>\n", (int)number(round, "threads"));
+		fprintf(f, "<p>%d thread%s</p>\n", (int)number(round, "threads"),
+			number(round, "threads") > 1 ? "s at once" : "");
 		table(f, "us", "x floor");
 		json_object_foreach(json_object_get(floor, "steps_us"), name, samples)
 		{
@@ -276,39 +219,23 @@ static void halt_section(FILE *f, json_t *section)
 /* USS and PSS of one monitor against the number of instances. */
 static void footprint_curve(FILE *f, json_t *subject)
 {
-	static const char *const keys[] = {"uss_bytes", "pss_bytes"};
-	json_t *sets = json_object_get(subject, "sets"), *set;
-	size_t count = json_array_size(sets), i;
-	double top = 0;
+	static const char *const legend[] = {"USS", "PSS"};
+	struct bench_point list[16];
+	unsigned count = 0;
+	json_t *set;
+	size_t i;
 
-	json_array_foreach(sets, i, set) top =
-		fmax(top, fmax(median(set, keys[0]), median(set, keys[1])));
-	if (top <= 0 || count < 2)
-		return;
-	fprintf(f,
-		"<figure><svg viewBox=\"0 0 %d 240\" role=\"img\"><title>memory per "
-		"instance</title>"
-		"<line x1=\"70\" x2=\"610\" y1=\"200\" y2=\"200\"/>"
-		"<text x=\"64\" y=\"204\" text-anchor=\"end\">0</text>"
-		"<text x=\"64\" y=\"24\" text-anchor=\"end\">%.2f MiB</text>\n",
-		WIDTH, top / (double)MIB);
-	for (int k = 0; k < 2; k++) {
-		fprintf(f, "<polyline class=\"l%c\" points=\"", 'a' + k);
-		json_array_foreach(sets, i, set)
-			fprintf(f, "%.1f,%.1f ", 80 + (double)i * 520 / (double)(count - 1),
-				200 - median(set, keys[k]) / top * 180);
-		fprintf(f, "\"/>");
+	json_array_foreach(json_object_get(subject, "sets"), i, set)
+	{
+		if (count == ARRAY_LEN(list))
+			break;
+		snprintf(list[count].name, sizeof(list[count].name), "%d",
+			(int)number(set, "instances"));
+		list[count].values[0] = median(set, "uss_bytes") / (double)MIB;
+		list[count++].values[1] = median(set, "pss_bytes") / (double)MIB;
 	}
-	json_array_foreach(sets, i, set)
-		fprintf(f, "<text x=\"%.1f\" y=\"220\" text-anchor=\"middle\">%d</text>",
-			80 + (double)i * 520 / (double)(count - 1), (int)number(set, "instances"));
-	fprintf(f, "<rect class=\"a\" x=\"440\" y=\"14\" width=\"14\" height=\"14\"/><text "
-		   "x=\"460\" y=\"26\">USS</text>"
-		   "<rect class=\"b\" x=\"520\" y=\"14\" width=\"14\" height=\"14\"/><text "
-		   "x=\"540\" y=\"26\">PSS</text>"
-		   "</svg><figcaption>Memory per instance against the number of instances: ");
-	escape(f, string(subject, "name"));
-	fprintf(f, "</figcaption></figure>\n");
+	bench_curves(f, list, count, legend, "MiB",
+		"Memory per instance against the number of instances", string(subject, "name"));
 }
 
 static void footprint_section(FILE *f, json_t *section)
@@ -331,7 +258,7 @@ static void footprint_section(FILE *f, json_t *section)
 		json_array_foreach(json_object_get(subject, "sets"), i, set)
 		{
 			fprintf(f, "<tr><td>%d ", (int)number(set, "instances"));
-			escape(f, string(subject, "name"));
+			bench_escape(f, string(subject, "name"));
 			fprintf(f, "</td>");
 			for (size_t k = 0; k < ARRAY_LEN(keys); k++)
 				fprintf(f, "<td>%.3f</td>", median(set, keys[k]) / (double)MIB);
@@ -343,10 +270,88 @@ static void footprint_section(FILE *f, json_t *section)
 	json_array_foreach(subjects, s, subject) footprint_curve(f, subject);
 }
 
+/* Memory that becomes present: each kind and number of threads by all methods. */
+static void populate_section(FILE *f, json_t *section)
+{
+	static const char *const legend[BENCH_GROUP_BARS] = {"kvick", "bare loop", "touch"};
+	json_t *result = json_object_get(section, "result"), *row;
+	struct bench_group list[GROUPS_MAX] = {0};
+	unsigned count = 0;
+	char name[64];
+	size_t i;
+
+	section_head(f, "Making memory present", section);
+	fprintf(f, "<div class=\"w\"><table><tr><th>GB/s</th><th>min</th><th>median</th>"
+		   "<th>of CPU time</th><th>x bare loop</th></tr>\n");
+	json_array_foreach(json_object_get(result, "populate"), i, row)
+	{
+		const char *method = string(row, "method");
+		int threads = (int)number(row, "threads");
+		json_t *rate = json_object_get(row, "gb_s");
+
+		snprintf(name, sizeof(name), "%.30s, %d thread%s", string(row, "memory"), threads,
+			threads > 1 ? "s" : "");
+		if (!count || strcmp(list[count - 1].name, name)) {
+			if (count == ARRAY_LEN(list))
+				break;
+			snprintf(list[count++].name, sizeof(list->name), "%s", name);
+		}
+		for (int b = 0; b < BENCH_GROUP_BARS; b++)
+			if (!strcmp(method, legend[b]))
+				list[count - 1].values[b] = number(rate, "median");
+		fprintf(f, "<tr><td>%s: ", name);
+		bench_escape(f, method);
+		fprintf(f, "</td><td>%.2f</td><td>%.2f</td><td>%.2f</td><td>%.2f</td></tr>\n",
+			number(rate, "min"), number(rate, "median"), median(row, "cpu_gb_s"),
+			median(row, "x_bare"));
+	}
+	json_array_foreach(json_object_get(result, "clear"), i, row)
+	{
+		json_t *rate = json_object_get(row, "gb_s");
+		int threads = (int)number(row, "threads");
+
+		fprintf(f, "<tr><td>present memory, %d thread%s: ", threads,
+			threads > 1 ? "s" : "");
+		bench_escape(f, string(row, "method"));
+		fprintf(f, "</td><td>%.2f</td><td>%.2f</td><td></td><td></td></tr>\n",
+			number(rate, "min"), number(rate, "median"));
+	}
+	table_end(f);
+	bench_groups(f, list, count, legend, "GB/s", "Guest memory becomes present (medians)");
+}
+
+/* kvick's best run from exec to the line that says that the guest is up. */
+static void boot_waterfall(FILE *f, json_t *best)
+{
+	double all = number(best, "done_ms"), at = 0;
+	struct bench_bar list[16];
+	unsigned count = 0;
+	const char *name;
+	bool guest = false;
+	json_t *ms;
+
+	json_object_foreach(json_object_get(best, "phases_ms"), name, ms)
+	{
+		if (count + 1 == ARRAY_LEN(list) || !strcmp(name, "teardown") ||
+			!strncmp(name, "exec to", 7))
+			continue;
+		list[count] = (struct bench_bar){"", at, json_number_value(ms), guest ? 'b' : 'a'};
+		snprintf(list[count].name, sizeof(list[count].name), "%.60s", name);
+		at += list[count++].value;
+		guest |= !strcmp(name, "to first entry");
+	}
+	/* What no mark divides: without symbols that is all of the guest's part. */
+	if (all > at)
+		list[count++] = (struct bench_bar){"to the line that says so", at, all - at, 'b'};
+	bench_waterfall(f, list, count, "ms",
+		"The best run, from exec until the guest is up, step by step (orange: the guest "
+		"runs)");
+}
+
 static void boot_section(FILE *f, json_t *section)
 {
 	json_t *result = json_object_get(section, "result"), *best, *subject, *samples;
-	struct bar list[4];
+	struct bench_bar list[4];
 	unsigned count = 0;
 	const char *name;
 	size_t s;
@@ -371,10 +376,12 @@ static void boot_section(FILE *f, json_t *section)
 	{
 		if (count == ARRAY_LEN(list))
 			break;
-		list[count] = (struct bar){"", 0, json_number_value(samples), (char)('a' + count)};
+		list[count] =
+			(struct bench_bar){"", 0, json_number_value(samples), (char)('a' + count)};
 		snprintf(list[count++].name, 64, "%.60s", name);
 	}
-	pie(f, list, count, "ms", "The best run");
+	bench_pie(f, list, count, "ms", "The best run, from the configuration read");
+	boot_waterfall(f, best);
 }
 
 static void host_section(FILE *f, json_t *report)
@@ -383,15 +390,15 @@ static void host_section(FILE *f, json_t *report)
 	char memory[24];
 
 	fprintf(f, "<h1>kvick %s, measured</h1>\n<p>", string(report, "kvick"));
-	escape(f, string(report, "date"));
+	bench_escape(f, string(report, "date"));
 	fprintf(f, ". ");
-	escape(f, string(host, "cpu"));
+	bench_escape(f, string(host, "cpu"));
 	fprintf(f, ", %d CPUs, %s of memory, Linux ", (int)number(host, "cpus"),
 		size_format((uint64_t)number(host, "memory_bytes") / MIB * MIB, memory,
 			sizeof(memory)));
-	escape(f, string(host, "kernel"));
+	bench_escape(f, string(host, "kernel"));
 	fprintf(f, ", KVM: ");
-	escape(f, string(host, "kvm"));
+	bench_escape(f, string(host, "kvm"));
 	fprintf(f,
 		".</p>\n<p>What is compared ran in turns. The first runs warm up and are dropped; "
 		"no "
@@ -410,6 +417,7 @@ int bench_html(json_t *report, char **ret)
 		{"start", start_section},
 		{"halt", halt_section},
 		{"footprint", footprint_section},
+		{"populate", populate_section},
 		{"boot", boot_section},
 	};
 	json_t *section;

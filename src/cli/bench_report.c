@@ -21,7 +21,7 @@
 #include "cli/out_file.h"
 
 #define WORDS_MAX 40
-#define PARTS_MAX 4
+#define PARTS_MAX 5
 
 /* One of the benchmarks, as it is run. */
 struct part {
@@ -31,7 +31,7 @@ struct part {
 };
 
 struct report {
-	const char *out, *kernel, *initrd, *append, *text, *vs;
+	const char *out, *kernel, *initrd, *append, *memory, *text, *vs;
 	bool quick;
 	char dir[BENCH_DIR_MAX], result[BENCH_FILE_MAX], self[4200];
 	unsigned part_count;
@@ -58,6 +58,9 @@ static int text_set(
 	case 'a':
 		report->append = value;
 		break;
+	case 'm':
+		report->memory = value;
+		break;
 	case 't':
 		report->text = value;
 		break;
@@ -77,6 +80,7 @@ static const struct cli_option options[] = {
 	{"kernel", "FILE", "also boot this kernel, as kvick bench boot does", text_set, 0},
 	{"initrd", "FILE", "its initial RAM disk", text_set, 0},
 	{"append", "TEXT", "its command line", text_set, 0},
+	{"memory", "SIZE", "its memory, whole MiB (default 128M)", text_set, 0},
 	{"text", "TEXT", "what it prints when it is up (see kvick bench boot)", text_set, 0},
 	{"vs", "COMMAND", "another monitor, for the boot and the footprint", text_set, 0},
 };
@@ -114,12 +118,14 @@ static void option_add(struct part *part, const char *name, const char *value)
 static void parts_make(struct report *report)
 {
 	static const char *const start[] = {"bench", "start", "--json", "--case", "19M/3M/256M",
-		"--case", "100K/0/256M", "--case", "40M/64M/256M", "--case", "19M/3M/4G", "--case",
-		"19M/3M/64G", NULL};
+		"--case", "100K/0/256M", "--case", "19M/0/256M", "--case", "19M/64M/256M", "--case",
+		"40M/64M/256M", "--case", "19M/3M/1G", "--case", "19M/3M/4G", "--case",
+		"19M/3M/16G", "--case", "19M/3M/64G", NULL};
 	static const char *const halt[] = {"bench", "halt", "--json", NULL};
 	static const char *const footprint[] = {"bench", "footprint", "--json", NULL};
+	static const char *const populate[] = {"bench", "populate", "--json", "--no-start", NULL};
 	static const char *const boot[] = {"bench", "boot", "--json", NULL};
-	struct part *part = part_add(report, 6);
+	struct part *part = part_add(report, 14);
 
 	words_add(part, start);
 	option_add(part, "--runs", report->quick ? "3" : "30");
@@ -131,6 +137,10 @@ static void parts_make(struct report *report)
 	option_add(part, "--runs", report->quick ? "1" : "3");
 	option_add(part, "--instances", report->quick ? "1,2,4" : NULL);
 	option_add(part, "--vs", report->vs);
+	part = part_add(report, 20);
+	words_add(part, populate);
+	option_add(part, "--size", report->quick ? "128M" : "512M");
+	option_add(part, "--rounds", report->quick ? "2" : "7");
 	if (!report->kernel)
 		return;
 	part = part_add(report, 30);
@@ -138,6 +148,7 @@ static void parts_make(struct report *report)
 	option_add(part, "--runs", report->quick ? "2" : "10");
 	option_add(part, "--initrd", report->initrd);
 	option_add(part, "--append", report->append);
+	option_add(part, "--memory", report->memory);
 	option_add(part, "--text", report->text);
 	option_add(part, "--vs", report->vs);
 	option_add(part, "--", report->kernel);

@@ -308,9 +308,10 @@ def test_io_in_testbed(linux):
 
 
 @pytest.fixture(scope="module", name="report")
-def quick_report(kvick, kvm_host, tmp_path_factory):
+def quick_report(kvick, flat, kvm_host, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "new"
-    result = bench(kvick, "report", "--quick", "--out", folder)
+    kernel = ["--kernel", flat / "signal.pvh.elf", "--memory", "64M"]
+    result = bench(kvick, "report", "--quick", "--out", folder, *kernel)
     assert result.returncode == OK, result.stderr
     assert result.stdout.strip() == f"{folder}/index.html"
     assert "all that is left: about" in result.stderr
@@ -321,11 +322,19 @@ def quick_report(kvick, kvm_host, tmp_path_factory):
 def test_report(report):
     doc = json.loads((report / "report.json").read_text())
     assert doc["kind"] == "report" and doc["quick"] is True
-    assert [s["kind"] for s in doc["sections"]] == ["start", "halt", "footprint"]
+    kinds = ["start", "halt", "footprint", "populate", "boot"]
+    assert [s["kind"] for s in doc["sections"]] == kinds
     assert all(s["command"].startswith("kvick bench ") for s in doc["sections"])
     page = (report / "index.html").read_text()
-    for text in "Start: exec to exit", "Create, run, destroy", "Footprint", "floor", "<svg":
-        assert text in page
+    for text in (
+        "Start: exec to exit", "Create, run, destroy", "Footprint", "Making memory present",
+        "Boot of a real kernel", "bare loop", "Start time against image size",
+        "Start time against memory size", "From exec to exit of the first",
+        "Memory per instance against the number of instances", "The best run, from exec until",
+        "memory setup: ", "(orange: the guest runs)", doc["host"]["cpu"], doc["host"]["kernel"],
+    ):  # fmt: skip
+        assert text in page or text.replace(": ", "<") in page, text
+    assert all(s["command"].replace('"', "&quot;") in page for s in doc["sections"])
     assert "prefers-color-scheme:dark" in page and 'name="viewport"' in page
     # Nothing comes from elsewhere.
     for url in "http:", "https:", "src=", "@import", "url(":
@@ -395,6 +404,27 @@ def test_compare(kvick, tmp_path):
         assert "Mann-Whitney" in result.stdout
         rows = json.loads(bench(kvick, "compare", "--json", a, b).stdout)
         assert [row["verdict"] for row in rows] == [verdict]
+
+
+def test_compare_rates(kvick, tmp_path):
+    """More GB/s is better; what is alike but for its kind of memory or its threads stays apart."""
+    def rows(path, scale):
+        cells = [
+            {"memory": memory, "method": "kvick", "threads": threads,
+             "gb_s": {"median": rate * scale, "values": [(rate + i / 100) * scale for i in range(9)]}}
+            for memory, threads, rate in (("4 KiB", 1, 2), ("4 KiB", 2, 3), ("THP", 1, 8))
+        ]  # fmt: skip
+        path.write_text(json.dumps({"kind": "populate", "result": {"populate": cells}}))
+        return path
+
+    slow, fast = rows(tmp_path / "a", 1), rows(tmp_path / "b", 1.5)
+    for a, b, verdict in (slow, fast, "better"), (fast, slow, "worse"):
+        found = json.loads(bench(kvick, "compare", "--json", a, b).stdout)
+        assert [row["verdict"] for row in found] == [verdict] * 3
+        assert [round(row["a"] / row["b"], 2) for row in found] == [
+            0.67 if verdict == "better" else 1.5
+        ] * 3
+        assert len({row["figure"] for row in found}) == 3
 
 
 def test_compare_reports(kvick, report):
