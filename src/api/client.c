@@ -99,7 +99,7 @@ int api_call(const char *path, const char *verb, const char *target, const char 
 {
 	const struct timeval limit = {.tv_sec = TIME_S};
 	MEM_SCOPED char *answer = malloc(ANSWER_MAX + 1);
-	FD_SCOPED int fd = api_connect(path);
+	FD_SCOPED int fd = api_connect(path, TIME_S * 1000);
 	ssize_t n;
 	int r;
 
@@ -109,7 +109,6 @@ int api_call(const char *path, const char *verb, const char *target, const char 
 	if (fd < 0)
 		return err_set(err, fd, "%s: %s", path, err_text(fd));
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	r = request_send(fd, verb, target, body);
 	if (r < 0)
 		return err_set(err, r, "%s: %s", path, err_text(r));

@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -107,9 +108,10 @@ static int addr_make(struct sockaddr_un *addr, const char *path)
 	return 0;
 }
 
-/* Returns a descriptor or -errno; with SOCK_NONBLOCK, a full backlog is -EAGAIN. */
-static int sock_connect(const char *path, int flags)
+/* Returns a descriptor or -errno; a backlog that is full for so long is -EAGAIN. */
+static int sock_connect(const char *path, int flags, unsigned ms)
 {
+	const struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 	struct sockaddr_un addr;
 	int r = addr_make(&addr, path);
 	int fd;
@@ -119,7 +121,8 @@ static int sock_connect(const char *path, int flags)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 	if (fd < 0)
 		return -errno;
-	if (connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
+	if ((ms && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0) ||
+		connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
 		r = -errno;
 		fd_close(&fd);
 		return r;
@@ -127,15 +130,17 @@ static int sock_connect(const char *path, int flags)
 	return fd;
 }
 
-int api_connect(const char *path)
+int api_connect(const char *path, unsigned ms)
 {
-	return sock_connect(path, 0);
+	int r = sock_connect(path, 0, ms);
+
+	return r == -EAGAIN ? -ETIMEDOUT : r;
 }
 
 /* Does anybody listen there? Returns 1, 0 (a dead socket, or nothing), -errno. */
 static int sock_alive(const char *path)
 {
-	FD_SCOPED int fd = sock_connect(path, SOCK_NONBLOCK);
+	FD_SCOPED int fd = sock_connect(path, SOCK_NONBLOCK, 0);
 
 	if (fd >= 0 || fd == -EAGAIN)
 		return 1;

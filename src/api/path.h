@@ -46,10 +46,11 @@ int api_listen(const char *path, bool owned, struct api_sock *sock, struct kv_er
 void api_unlink(struct api_sock *sock);
 
 /*
- * Connect to the control socket at @path, blocking.
- * Returns the descriptor; -ENOENT, -ECONNREFUSED (nobody listens), -errno.
+ * Connect to the control socket at @path, blocking, for @ms milliseconds at most; so long, too, may
+ * each piece take that is sent.
+ * Returns the descriptor; -ENOENT, -ECONNREFUSED (nobody listens), -ETIMEDOUT, -errno.
  */
-int api_connect(const char *path);
+int api_connect(const char *path, unsigned ms);
 
 /*
  * The ids of the VMs in api_folder() that answer, as "a, b, c" in @buf, cut when there are many;

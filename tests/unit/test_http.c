@@ -219,7 +219,7 @@ static void desk_run(struct desk *desk, uint64_t ns)
 
 static int desk_connect(struct desk *desk)
 {
-	int fd = api_connect(desk->path);
+	int fd = api_connect(desk->path, 1000);
 
 	assert_true(fd >= 0);
 	return fd;
@@ -478,6 +478,31 @@ static void test_sock(void **state)
 	assert_int_equal(api_listen(path, false, &sock, &err), -ENOENT);
 }
 
+/* A VM that stands still, and has more callers than the kernel keeps for it. */
+static void test_connect_late(void **state)
+{
+	struct api_sock sock = {0}, other = {0};
+	struct kv_err err = {0};
+	char folder[] = "/tmp/kvick-late-XXXXXX", path[64];
+	int listening, fds[256], r = 0;
+	unsigned n = 0;
+
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/a.sock", folder);
+	listening = api_listen(path, true, &sock, &err);
+	assert_true(listening >= 0);
+	for (; n < ARRAY_LEN(fds) && r >= 0; n++)
+		r = fds[n] = api_connect(path, 20);
+	assert_int_equal(r, -ETIMEDOUT);
+	/* It lives, for all that. */
+	assert_int_equal(api_listen(path, true, &other, &err), -EADDRINUSE);
+	for (n--; n-- > 0;)
+		close(fds[n]);
+	close(listening);
+	api_unlink(&sock);
+	assert_int_equal(rmdir(folder), 0);
+}
+
 static void test_folder(void **state)
 {
 	const char *old = getenv("XDG_RUNTIME_DIR");
@@ -529,6 +554,7 @@ int main(void)
 		cmocka_unit_test(test_server_large),
 		cmocka_unit_test(test_server_full),
 		cmocka_unit_test(test_sock),
+		cmocka_unit_test(test_connect_late),
 		cmocka_unit_test(test_folder),
 	};
 
