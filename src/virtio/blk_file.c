@@ -65,6 +65,12 @@ static int file_check(
 			read_only ? ", which writes to it" : "; only read-only disks are shared");
 	if (r < 0)
 		return err_set(err, r, "%s cannot be locked: %s", path, err_text(r));
+	/*
+	 * O_NONBLOCK has done its work. To io_uring it means that a request must not wait at all,
+	 * on all kernels before 5.12 and on later ones where the device cannot promise that.
+	 */
+	if (fcntl(file->fd, F_SETFL, 0) < 0)
+		return err_set(err, -errno, "%s cannot be used: %s", path, err_text(errno));
 	if (!direct)
 		return 0;
 	r = direct_open(file->fd, read_only);
@@ -78,7 +84,7 @@ static int file_check(
 int vblk_file_open(
 	struct vblk_file *ret, const char *path, bool read_only, bool direct, struct kv_err *err)
 {
-	/* O_NONBLOCK: opening a FIFO by mistake must not wait; it means nothing to files. */
+	/* O_NONBLOCK: opening a FIFO by mistake must not wait. */
 	int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
 	struct vblk_file file = {.fd = open(path, flags), .direct_fd = -1, .read_only = read_only};
 	int r = file.fd < 0 ? -errno : 0;

@@ -450,6 +450,7 @@ static void test_open(void **state)
 	assert_int_equal(truncate(path, 512), 0);
 	/* One that writes, or any number that read. */
 	assert_int_equal(vblk_file_open(&a, path, false, false, &err), 0);
+	assert_false(fcntl(a.fd, F_GETFL) & O_NONBLOCK);
 	assert_int_equal(vblk_file_open(&c, path, false, false, &err), -EBUSY);
 	assert_int_equal(vblk_file_open(&c, path, true, false, &err), -EBUSY);
 	vblk_file_close(&a);
