@@ -193,13 +193,16 @@ static int drive_change(struct api *api, const char *id, json_t *root, struct kv
 			"path_on_host: another file is not offered; give \"%s\", whose size is "
 			"looked at again",
 			disk->path);
-	if (limiter && !json_is_null(limiter)) {
+	if (limiter && json_is_null(limiter))
+		limiter = NULL;
+	if (limiter)
 		r = config_limit_json(&rates, limiter, err);
-		if (r < 0)
-			return err_prefix(err, r, "rate_limiter");
-		machine_disk_limit(api->p.machine, id, &rates, err);
-	}
-	return path && !json_is_null(path) ? machine_disk_look(api->p.machine, id, err) : 0;
+	if (r < 0)
+		return err_prefix(err, r, "rate_limiter");
+	/* A request that is refused has changed nothing: what may fail comes first. */
+	if (path && !json_is_null(path))
+		r = machine_disk_look(api->p.machine, id, err);
+	return r < 0 || !limiter ? r : machine_disk_limit(api->p.machine, id, &rates, err);
 }
 
 static void drives_patch(struct api *api, const struct http_request *req, struct http_reply *reply)

@@ -18,6 +18,11 @@
 bool __wrap_machine_paused(const struct machine *m);
 int __wrap_machine_pause(struct machine *m, struct kv_err *err);
 void __wrap_machine_resume(struct machine *m);
+int __wrap_machine_disk_look(struct machine *m, const char *id, struct kv_err *err);
+int __wrap_machine_disk_rates(
+	struct machine *m, const char *id, struct limit_rates *ret, struct kv_err *err);
+int __wrap_machine_disk_limit(
+	struct machine *m, const char *id, const struct limit_rates *rates, struct kv_err *err);
 unsigned __wrap_machine_mem_count(const struct machine *m);
 int __wrap_machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
 int __wrap_machine_mem_request(
@@ -41,6 +46,30 @@ int __wrap_machine_pause(struct machine *m, struct kv_err *err)
 void __wrap_machine_resume(struct machine *m)
 {
 	paused = false;
+}
+
+static struct limit_rates disk_rates;
+static unsigned disk_looks;
+static bool disk_shrank;
+
+int __wrap_machine_disk_look(struct machine *m, const char *id, struct kv_err *err)
+{
+	disk_looks++;
+	return disk_shrank ? err_set(err, -ERANGE, "it shrank") : 0;
+}
+
+int __wrap_machine_disk_rates(
+	struct machine *m, const char *id, struct limit_rates *ret, struct kv_err *err)
+{
+	*ret = disk_rates;
+	return 0;
+}
+
+int __wrap_machine_disk_limit(
+	struct machine *m, const char *id, const struct limit_rates *rates, struct kv_err *err)
+{
+	disk_rates = *rates;
+	return 0;
 }
 
 static struct machine_mem_info mems[] = {
@@ -204,6 +233,27 @@ static void test_config(void **state)
 	expect("GET", "/vm/config", "", 500, "not UTF-8");
 }
 
+/* A drive changes as a whole, or not at all. */
+static void test_drive(void **state)
+{
+	static const char both[] =
+		"{\"drive_id\": \"disk0\", \"path_on_host\": \"/var/disk.img\","
+		" \"rate_limiter\": {\"ops\": {\"size\": 5, \"refill_time\": 10}}}";
+
+	disk_shrank = true;
+	expect("PATCH", "/drives/disk0", both, 400, "it shrank");
+	assert_int_equal(disk_looks, 1);
+	assert_int_equal(disk_rates.ops.size, 0);
+	disk_shrank = false;
+	expect("PATCH", "/drives/disk0", both, 204, NULL);
+	assert_int_equal(disk_rates.ops.size, 5);
+	expect("PATCH", "/drives/disk0",
+		"{\"drive_id\": \"disk0\", \"path_on_host\": null, \"rate_limiter\": {\"ops\": 4}}",
+		400, "rate_limiter: ops");
+	assert_int_equal(disk_looks, 2);
+	assert_int_equal(disk_rates.ops.size, 5);
+}
+
 static json_int_t number(const char *path, const char *name)
 {
 	json_t *body;
@@ -275,6 +325,7 @@ int main(void)
 		cmocka_unit_test(test_vm),
 		cmocka_unit_test(test_actions),
 		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_drive),
 		cmocka_unit_test(test_config),
 		cmocka_unit_test(test_memory),
 	};
