@@ -58,7 +58,6 @@ struct vmem {
 	struct vmem_params p;	  /* [c] */
 	struct mem_config config; /* under the device's lock, as all below */
 	uint64_t refused;
-	bool broken; /* the driver sent what is no request */
 	bool shrunk; /* since the last call of p.shrunk */
 };
 
@@ -82,7 +81,6 @@ static int mem_activate(void *dev)
 	struct vmem *mem = dev;
 	struct gmem_hot_info info;
 
-	mem->broken = false;
 	gmem_hot_info(mem->p.hot, &info);
 	return info.whole || vdev_features(mem->vd) & F_UNPLUGGED_INACCESSIBLE ? 0 : -EOPNOTSUPP;
 }
@@ -196,7 +194,6 @@ static void mem_kick(void *dev, unsigned index)
 		return;
 	if (r < 0 || chain.in_bytes < sizeof(resp) ||
 		vq_chain_read(&chain, 0, &req, sizeof(req)) < sizeof(req)) {
-		mem->broken = true;
 		vdev_broken(mem->vd, index);
 		return;
 	}
@@ -294,7 +291,7 @@ struct vdev *vmem_vdev(struct vmem *mem)
 /* With the lock. */
 static bool has_driver(const struct vmem *mem)
 {
-	return vdev_active(mem->vd) && !mem->broken && !vq_broken(vdev_queue(mem->vd, 0));
+	return vdev_serving(mem->vd, 0);
 }
 
 int vmem_request(struct vmem *mem, uint64_t bytes)

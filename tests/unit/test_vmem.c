@@ -370,6 +370,26 @@ static void test_chains(void **state)
 	board_free(&b);
 }
 
+/* A driver without a queue can ask for nothing, and is not asked. */
+static void test_no_queue(void **state)
+{
+	struct vmem_info info;
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	md_set(&b.md, MD_QUEUE_SEL, 0);
+	md_set(&b.md, MD_QUEUE_READY, 0);
+	assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	assert_true(md_negotiate(&b.md, VDEV_F_VERSION_1 | F_INACCESSIBLE));
+	md_driver_ok(&b.md);
+	assert_int_equal(vmem_request(b.mem, BLOCK), -EAGAIN);
+	vmem_info(b.mem, &info);
+	assert_false(info.driver);
+	assert_int_equal(info.requested_bytes, REQUESTED);
+	board_free(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -381,6 +401,7 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_rings_gone),
 		cmocka_unit_test(test_chains),
+		cmocka_unit_test(test_no_queue),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
