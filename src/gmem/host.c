@@ -154,6 +154,7 @@ unsigned gmem_cpus(void)
 struct account {
 	const char *controller;
 	char max[2][40], used[2][40]; /* [1]: version 1 */
+	const char *service;	      /* what systemd calls it */
 	const char *cure;	      /* beside raising the limit */
 };
 
@@ -251,10 +252,10 @@ static int groups_check(bool v1, const struct account *account, uint64_t bytes, 
 		if (room < bytes)
 			return err_set(err, -ENOMEM,
 				"%s: %s are needed, but the control group %s has room for %" PRIu64
-				" MiB below its limit of %" PRIu64 " MiB; raise its %s%s",
+				" MiB below its limit of %" PRIu64 " MiB; raise its %s%s%s",
 				what, size_format(bytes, need, sizeof(need)), path,
 				(uint64_t)(room / MIB), (uint64_t)(limit / MIB), account->max[v1],
-				account->cure);
+				account->service, account->cure);
 		slash = strrchr(path, '/');
 		if (!slash || (size_t)(slash - path) < top)
 			return 0;
@@ -270,8 +271,9 @@ int gmem_huge_limit(uint64_t page_bytes, uint64_t bytes, struct kv_err *err)
 	/* Pages that are touched, and those that are reserved by mmap(2). */
 	for (unsigned i = 0; !r && i < 2; i++) {
 		const char *kind = i ? "rsvd." : "";
-		struct account account = {
-			.controller = "hugetlb", .cure = ", or give the VM less memory"};
+		struct account account = {.controller = "hugetlb",
+			.service = "",
+			.cure = ", or give the VM less memory"};
 
 		snprintf(account.max[0], sizeof(account.max[0]), "hugetlb.%s.%smax", size, kind);
 		snprintf(account.used[0], sizeof(account.used[0]), "hugetlb.%s.%scurrent", size,
@@ -287,16 +289,23 @@ int gmem_huge_limit(uint64_t page_bytes, uint64_t bytes, struct kv_err *err)
 	return r;
 }
 
-int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
+int gmem_group_check(uint64_t bytes, const char *what, const char *cure, struct kv_err *err)
 {
-	static const struct account account = {
+	const struct account account = {
 		"memory",
 		{"memory.max", "memory.limit_in_bytes"},
 		{"memory.current", "memory.usage_in_bytes"},
-		" (of a service: MemoryMax=), give the VM less memory, or populate=none",
+		" (of a service: MemoryMax=)",
+		cure,
 	};
+	int r = groups_check(false, &account, bytes, what, err);
+
+	return r < 0 ? r : groups_check(true, &account, bytes, what, err);
+}
+
+int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
+{
 	MEM_SCOPED char *text = NULL;
-	int r;
 
 	if (file_read_all("/proc/meminfo", TEXT_MAX, &text) > 0) {
 		uint64_t free =
@@ -311,6 +320,5 @@ int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
 				what, size_format(bytes, need, sizeof(need)),
 				(uint64_t)(free / MIB));
 	}
-	r = groups_check(false, &account, bytes, what, err);
-	return r < 0 ? r : groups_check(true, &account, bytes, what, err);
+	return gmem_group_check(bytes, what, ", give the VM less memory, or populate=none", err);
 }

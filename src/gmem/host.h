@@ -9,7 +9,7 @@
 
 #include "base/err.h"
 
-/* What the host has to give. Inside gmem/ (and its tests). */
+/* What the host has to give. Of gmem/, its tests, and the pool. */
 
 #define GMEM_NODES_MAX 64
 
@@ -45,6 +45,13 @@ unsigned gmem_cpus(void);
  * Source: Linux Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst.
  */
 int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err);
+
+/*
+ * The part of that about control groups. @cure ends the sentence: what helps beside raising the
+ * limit.
+ * Returns 0 (also where the host does not say); -ENOMEM with a sentence.
+ */
+int gmem_group_check(uint64_t bytes, const char *what, const char *cure, struct kv_err *err);
 
 /*
  * Check that this process's control groups (both versions) let it have @bytes of huge pages of

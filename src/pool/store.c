@@ -16,6 +16,7 @@
 
 #include "base/fd.h"
 #include "base/num.h"
+#include "gmem/host.h"
 #include "pool/clear.h"
 #include "trace/timeline.h"
 
@@ -24,7 +25,8 @@
 #define HELD_NS	    1000000000ULL
 #define HELD_TRY_NS 2000000
 
-#define SPARE_BYTES (64 * MIB) /* of the host's memory that filling leaves to others */
+#define SPARE_BYTES	  (64 * MIB) /* of the host's memory that filling leaves to others */
+#define GROUP_SPARE_BYTES (8 * MIB)  /* of a control group's limit: page tables and the like */
 
 struct store {
 	const struct chunk_form *form; /* [c] */
@@ -61,6 +63,14 @@ static uint64_t memory_free(void)
 	return kib * KIB;
 }
 
+static void fill_end(struct store *store)
+{
+	pthread_mutex_lock(&store->lock);
+	if (store->form->page_bytes == PAGE_BYTES)
+		store->filling_bytes -= store->form->bytes;
+	pthread_mutex_unlock(&store->lock);
+}
+
 /*
  * The kernel hands out small pages until the OOM killer comes, so look before. Huge pages are
  * reserved by mmap(), which fails in time.
@@ -78,19 +88,17 @@ static int fill_begin(struct store *store, struct kv_err *err)
 	if (have >= need)
 		store->filling_bytes += bytes;
 	pthread_mutex_unlock(&store->lock);
-	if (have >= need)
-		return 0;
+	if (have >= need) {
+		int r = gmem_group_check(need - SPARE_BYTES + GROUP_SPARE_BYTES, "a chunk",
+			", or take a smaller pool: kvick pool shrink", err);
+
+		if (r < 0)
+			fill_end(store);
+		return r;
+	}
 	return err_set(err, -ENOMEM,
 		"a chunk of %s: the host has only %llu MiB to spare (MemAvailable)",
 		size_format(bytes, size, sizeof(size)), (unsigned long long)(have / MIB));
-}
-
-static void fill_end(struct store *store)
-{
-	pthread_mutex_lock(&store->lock);
-	if (store->form->page_bytes == PAGE_BYTES)
-		store->filling_bytes -= store->form->bytes;
-	pthread_mutex_unlock(&store->lock);
 }
 
 static int job_fill(struct store *store, struct chunk *chunk)

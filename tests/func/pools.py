@@ -109,7 +109,8 @@ class Pool:
             **self.kwargs,
         )
         self.pid = self.process.pid
-        self.until(lambda info: info["free_chunks"] == info["target_chunks"])
+        # A client of the last server may have been quick.
+        self.until(lambda info: info["free_chunks"] + info["leased_chunks"] == info["target_chunks"])
 
     def do(self, *args):
         return subprocess.run(

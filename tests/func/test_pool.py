@@ -3,6 +3,7 @@
 clients are refused; nothing grows. The clients here speak the protocol of docs/pool.md."""
 
 import array
+import ctypes
 import json
 import mmap
 import os
@@ -12,6 +13,7 @@ import socket
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from pools import (  # noqa: F401 (pool_factory is a fixture)
     CHUNK, DONE, FETCH, GRANT, GROW, LAZY, LEASE, MIB, STATUS, WAIT, WROTE,
     Client, Refused, message, pool_factory, zero,
 )  # fmt: skip
+from vm import until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 
@@ -36,10 +39,15 @@ def pool_of_mode(serve, request):
 
 def writer(path, size):
     """A process that leases and writes a pattern over and over, until it is killed."""
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
+        # It does not outlive the test, however that ends.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
         client = Client(path).lease(size)
         maps = client.maps()
         pattern = os.urandom(256).replace(b"\0", b"\1") * 256
@@ -77,13 +85,16 @@ def killed_rounds(pool, rounds, seed=1):
     rng = random.Random(seed)
     for _ in range(rounds):
         writers = [writer(pool.path, rng.randrange(1, 6) * CHUNK) for _ in range(2)]
-        time.sleep(rng.random() ** 3 * 0.1)
-        kill(writers.pop(rng.randrange(2)))
-        disturb(pool, rng)
-        # The first leases while others write, the last takes everything.
-        with Client(pool.path).lease(rng.randrange(1, 5) * CHUNK) as client:
-            assert zero(client.maps())
-        kill(writers.pop())
+        try:
+            time.sleep(rng.random() ** 3 * 0.1)
+            kill(writers.pop(rng.randrange(2)))
+            disturb(pool, rng)
+            # The first leases while others write, the last takes everything.
+            with Client(pool.path).lease(rng.randrange(1, 5) * CHUNK) as client:
+                assert zero(client.maps())
+        finally:
+            while writers:
+                kill(writers.pop())
         with Client(pool.path).lease(16 * CHUNK) as client:
             maps = client.maps()
             assert len(maps) == 16 and zero(maps)
@@ -192,10 +203,10 @@ def test_pages_in_pipes(serve):
 def test_holes(pool):
     """A client may take pages out of its chunks; the next one has all of them."""
     with Client(pool.path).lease(16 * CHUNK) as client:
-        libc = __import__("ctypes").CDLL(None, use_errno=True)
+        libc = ctypes.CDLL(None, use_errno=True)
         for fd in client.fds:
             # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-            assert libc.fallocate64(fd, 3, 0, __import__("ctypes").c_long(CHUNK)) == 0
+            assert libc.fallocate64(fd, 3, 0, ctypes.c_long(CHUNK)) == 0
     with Client(pool.path).lease(16 * CHUNK) as client:
         for fd in client.fds:
             assert os.fstat(fd).st_blocks * 512 >= CHUNK
@@ -432,6 +443,57 @@ def test_sizes(serve):
     assert not os.path.exists(pool.path)
     late = pool.do("status")
     assert late.returncode == 1 and pool.path in late.stderr
+
+
+@pytest.fixture(name="group")
+def memory_group():
+    """A control group of 96 MiB: its folder and the file with the limit."""
+    tops = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
+    path = Path(next((p for p in tops if Path(p, "cgroup.procs").exists()), "/none"), "kvick-test-pool")
+    try:
+        path.mkdir()
+    except OSError as e:
+        pytest.skip(f"no control group can be made: {e}")
+    try:
+        limit = next((path / n for n in ("memory.limit_in_bytes", "memory.max") if (path / n).exists()), None)
+        if not limit:
+            pytest.skip("the memory controller is not enabled")
+        limit.write_text(str(96 * MIB))
+        yield path, limit
+    finally:
+        path.rmdir()
+
+
+@pytest.mark.plain  # a sanitizer has memory of its own
+def test_control_group(kvick, group, tmp_path):
+    """What the server's group may not have is missing; nobody is killed, and the rest serves."""
+    path, limit = group
+    script = f'echo $$ > {path}/cgroup.procs && exec "$@"'
+    args = ["--socket", tmp_path / "sock", "--size", "256M", "--chunk", "16M", "--threads", "2"]
+    with subprocess.Popen(
+        ["sh", "-c", script, "sh", kvick, "pool", "serve", *args], stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            said = server.stderr.readline()
+            assert "the pool is short of memory and goes on trying: a chunk" in said, said
+            assert "kvick-test-pool has room for" in said and "limit of 96 MiB" in said, said
+
+            def free():
+                done = subprocess.run(
+                    [kvick, "pool", "status", "--json", "--socket", tmp_path / "sock"],
+                    capture_output=True, check=True,
+                )  # fmt: skip
+                info = json.loads(done.stdout)
+                return info["free_chunks"] if not info["filling_chunks"] else 0
+
+            until(lambda: 1 <= free() <= 6, "chunks")
+            with Client(str(tmp_path / "sock")).lease(16 * MIB) as client:
+                assert len(client.fds) == 1
+            limit.write_text(str(512 * MIB))
+            until(lambda: free() == 16, "all chunks", 20)
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
 
 
 def test_user_limit(serve):
