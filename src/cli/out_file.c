@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,5 +83,38 @@ int out_file_write(const char *path, const void *data, size_t len, struct kv_err
 		r = -errno;
 	if (r < 0 && !special)
 		unlink(beside);
+	return r < 0 ? failed(path, r, err) : 0;
+}
+
+/* Write to a device or FIFO that must not hold us up. Returns 0 or -errno. */
+static int special_offer(const char *path, const char *data, size_t len, int wait_ms)
+{
+	FD_SCOPED int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct pollfd room = {.fd = fd, .events = POLLOUT};
+
+	if (fd < 0)
+		return -errno;
+	while (len > 0) {
+		ssize_t n = write(fd, data, len);
+
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			return -errno;
+		if (n < 0 && errno == EAGAIN && !poll(&room, 1, wait_ms))
+			return -ETIMEDOUT;
+		data += n > 0 ? n : 0;
+		len -= n > 0 ? (size_t)n : 0;
+	}
+	return 0;
+}
+
+int out_file_offer(const char *path, const void *data, size_t len, int wait_ms, struct kv_err *err)
+{
+	int r;
+
+	if (!is_special(path))
+		return out_file_write(path, data, len, err);
+	r = special_offer(path, data, len, wait_ms);
+	if (r == -ENXIO || r == -ETIMEDOUT)
+		return err_set(err, r, "%s: cannot be written: nobody reads from it", path);
 	return r < 0 ? failed(path, r, err) : 0;
 }

@@ -22,4 +22,11 @@ int out_file_check(const char *path, struct kv_err *err);
  */
 int out_file_write(const char *path, const void *data, size_t len, struct kv_err *err);
 
+/*
+ * As out_file_write(), but a device or FIFO is given up when it takes nothing for @wait_ms
+ * milliseconds; a FIFO without a reader at once.
+ * Returns as that; -ENXIO or -ETIMEDOUT when nobody reads.
+ */
+int out_file_offer(const char *path, const void *data, size_t len, int wait_ms, struct kv_err *err);
+
 #endif

@@ -27,6 +27,9 @@
 /* vCPU exits and loop handlers that --timeline-detail keeps, each; 24 bytes of memory a piece. */
 #define DETAILS_MAX (1U << 20)
 
+/* For the reader of a FIFO with statistics to take some: the VM's devices wait as long. */
+#define STATS_WAIT_MS 1000
+
 /* Everything of one run, in the order of creation. */
 struct run {
 	struct run_opts opts;
@@ -109,7 +112,7 @@ static int stats_write(struct run *run)
 		     : exits_text(run->exits, vcpu_exit_name, &text);
 
 	if (!r && path)
-		r = out_file_write(path, text, strlen(text), &err);
+		r = out_file_offer(path, text, strlen(text), STATS_WAIT_MS, &err);
 	/* Line by line, as the console may have the terminal in raw mode. */
 	for (char *line = text; !r && !path && *line;) {
 		size_t len = strcspn(line, "\n");

@@ -302,6 +302,25 @@ def test_statistics_on_demand(vm, tmp_path):
     end(one)
 
 
+def test_statistics_nobody_reads(vm, tmp_path):
+    """A FIFO holds up neither the machine nor its end."""
+    stats = tmp_path / "stats"
+    os.mkfifo(stats)
+    one, client = vm("halt", "--serial", "none", f"--stats={stats}")
+    flush = {"action_type": "FlushMetrics"}
+    status, answer = client.ask("PUT", "/actions", flush)
+    assert (status, answer["fault_message"].split(": ")[-1]) == (400, "No such device or address")
+    reader = os.open(stats, os.O_RDONLY | os.O_NONBLOCK)
+    assert client.ask("PUT", "/actions", flush) == (204, None)
+    assert json.loads(os.read(reader, 1 << 16))
+    while (answer := client.ask("PUT", "/actions", flush)) == (204, None):
+        pass
+    assert answer[0] == 400
+    assert client.ask("GET", "/")[0] == 200
+    os.close(reader)
+    end(one)
+
+
 def test_drives(vm, tmp_path):
     """A disk's size is looked at again, its limits change, and nothing else does."""
     disk = tmp_path / "disk"
