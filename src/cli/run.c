@@ -316,6 +316,8 @@ static int run_start(struct run *run, struct kv_err *err)
 	if (run->memory.lease)
 		kvm_cpuid_supported(run->kvm, &cpuid);
 	r = run_memory_take(&run->memory, err);
+	if (!r)
+		r = run_memory_lend(&run->memory, &run->opts.config, err);
 	if (r < 0)
 		return r;
 	r = loop_create(&run->loop);
@@ -332,6 +334,7 @@ static int run_start(struct run *run, struct kv_err *err)
 	params.exits = run->exits;
 	params.chunks = run->memory.chunks;
 	params.chunk_count = run->memory.chunk_count;
+	params.lenders = run->memory.lenders;
 	run->memory.signal_fd = run->signal_fd;
 	r = machine_create(&run->machine, &params, err);
 	run_memory_hide(&run->memory);

@@ -47,6 +47,89 @@ int run_memory_take(struct run_memory *memory, struct kv_err *err)
 	return 0;
 }
 
+/* The chunks of a pool that a memory device has, each with a lease of its own. */
+struct run_loan {
+	const char *path; /* borrowed from the configuration; or NULL */
+	uint64_t bytes;	  /* of a chunk */
+	struct pool_lease **leases;
+};
+
+static int chunk_lend(void *ctx, unsigned index)
+{
+	struct run_loan *loan = ctx;
+	const struct pool_chunk *chunks;
+	struct pool_lease *lease = NULL;
+	unsigned count;
+	int r = pool_lease(&lease, loan->path, loan->bytes, false, NULL);
+
+	if (r < 0)
+		return r;
+	chunks = pool_chunks(lease, &count);
+	/* Another server may have taken the place of the one that was there at the start. */
+	if (count != 1 || chunks[0].bytes != loan->bytes) {
+		pool_lease_end(lease);
+		return -EPROTO;
+	}
+	loan->leases[index] = lease;
+	return chunks[0].fd;
+}
+
+static void chunk_back(void *ctx, unsigned index)
+{
+	struct run_loan *loan = ctx;
+
+	pool_lease_end(loan->leases[index]);
+	loan->leases[index] = NULL;
+}
+
+static int loan_make(struct run_loan *loan, struct gmem_lender *lender,
+	const struct vm_mem_device *mem, struct kv_err *err)
+{
+	struct pool_info info;
+	int r = pool_status(mem->path, &info, err);
+
+	if (r < 0)
+		return r;
+	if (!info.msg.chunk_bytes || info.msg.page_bytes < PAGE_BYTES ||
+		info.msg.chunk_bytes % info.msg.page_bytes)
+		return err_set(err, -EPROTO, "the pool's answer makes no sense");
+	loan->path = mem->path;
+	loan->bytes = info.msg.chunk_bytes;
+	loan->leases = calloc(mem->max_bytes / loan->bytes + 1, sizeof(*loan->leases));
+	if (!loan->leases)
+		return err_set(err, -ENOMEM, "out of memory");
+	*lender = (struct gmem_lender){
+		.bytes = loan->bytes,
+		.page_bytes = info.msg.page_bytes,
+		.lend = chunk_lend,
+		.back = chunk_back,
+		.ctx = loan,
+	};
+	return 0;
+}
+
+int run_memory_lend(struct run_memory *memory, const struct vm_config *config, struct kv_err *err)
+{
+	for (unsigned i = 0; i < config->mem_count; i++) {
+		const struct vm_mem_device *mem = &config->mems[i];
+		int r;
+
+		if (mem->backing != GMEM_POOL)
+			continue;
+		if (!memory->loans) {
+			memory->loans = calloc(config->mem_count, sizeof(*memory->loans));
+			memory->lenders = calloc(config->mem_count, sizeof(*memory->lenders));
+			memory->loan_count = memory->loans ? config->mem_count : 0;
+		}
+		if (!memory->loans || !memory->lenders)
+			return err_set(err, -ENOMEM, "out of memory");
+		r = loan_make(&memory->loans[i], &memory->lenders[i], mem, err);
+		if (r < 0)
+			return err_prefix(err, r, "mem-device %s: backing=pool", mem->id);
+	}
+	return 0;
+}
+
 bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 {
 	struct run_memory *memory = ctx;
@@ -130,6 +213,14 @@ void run_memory_free(struct run_memory *memory)
 	else
 		pool_lease_end(memory->lease);
 	free(memory->chunks);
+	/* What was lent came back with the machine's memory. */
+	for (unsigned i = 0; i < memory->loan_count; i++)
+		free(memory->loans[i].leases);
+	free(memory->loans);
+	free(memory->lenders);
+	memory->loans = NULL;
+	memory->lenders = NULL;
+	memory->loan_count = 0;
 	memory->lease = NULL;
 	memory->chunks = NULL;
 }

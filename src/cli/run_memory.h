@@ -6,14 +6,20 @@
 #include <stdint.h>
 
 #include "gmem/backing.h"
+#include "gmem/hot.h"
 #include "machine/vm_config.h"
 #include "pool/client.h"
 
-/* What `kvick run` does about guest memory: the lease of a pool, and a progress line. */
+struct run_loan;
+
+/* What `kvick run` does about guest memory: leases of pools, and a progress line. */
 struct run_memory {
 	struct pool_lease *lease;  /* NULL without backing=pool */
 	struct gmem_chunk *chunks; /* of the lease */
 	unsigned chunk_count;
+	struct gmem_lender *lenders; /* for the memory devices; NULL when none has a pool */
+	struct run_loan *loans;	     /* what they have lent */
+	unsigned loan_count;
 	bool told;	   /* the pool knows all that was written */
 	int signal_fd;	   /* borrowed: a signalfd that nobody else reads meanwhile; -1: none */
 	int stopped_by;	   /* the signal that stopped the population, or 0 */
@@ -34,6 +40,13 @@ int run_memory_ask(struct run_memory *memory, const struct vm_config *config, st
 int run_memory_take(struct run_memory *memory, struct kv_err *err);
 
 /*
+ * Look for the pools that memory devices of @config have, and set @memory->lenders, each of which
+ * leases the pool's chunks one by one.
+ * Returns 0; errors of pool_status() with a sentence.
+ */
+int run_memory_lend(struct run_memory *memory, const struct vm_config *config, struct kv_err *err);
+
+/*
  * For struct gmem_watch, with a struct run_memory: shows on a terminal how far the population is
  * once it takes over half a second, and returns true when a signal has arrived.
  */
@@ -48,7 +61,7 @@ void run_memory_hide(const struct run_memory *memory);
  */
 void run_memory_tell(struct run_memory *memory, const struct gmem *gm);
 
-/* End the lease, after the machine is gone. */
+/* End all leases, after the machine is gone. */
 void run_memory_free(struct run_memory *memory);
 
 #endif

@@ -102,8 +102,9 @@ static const struct cli_option options[] = {
 	{"mem-device", "KEY=VALUE[,...]",
 		"memory that is plugged while the guest runs (virtio-mem):\n"
 		"max=SIZE, requested=SIZE (default 0), id=ID, block=SIZE (2M),\n"
-		"backing=anon|memfd|hugetlb-2m|hugetlb-1g, populate=none|full,\n"
-		"slots=auto|N, dynamic-memslots=on|off, node=N",
+		"backing=anon|memfd|hugetlb-2m|hugetlb-1g|pool[:PATH],\n"
+		"populate=none|full, slots=auto|N, dynamic-memslots=on|off,\n"
+		"node=N",
 		field_set, CLI_OPT_REPEAT},
 	{"net", "tap=NAME|fd=N|user[,KEY=VALUE...]",
 		"a network device over a tap of this host, or without any rights\n"

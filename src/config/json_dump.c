@@ -119,7 +119,7 @@ static json_t *entropy_pack(const struct vm_config *config)
 	return json_pack("{s:o*}", "rate_limiter", config_limit_pack(&config->rng_limit));
 }
 
-/* The memory devices as kvick.mem_devices has them; never NULL while there is memory. */
+/* The memory devices as kvick.mem_devices has them; NULL when a path is not UTF-8. */
 static json_t *mems_pack(const struct vm_config *config)
 {
 	json_t *list = json_array();
@@ -127,18 +127,22 @@ static json_t *mems_pack(const struct vm_config *config)
 	for (unsigned i = 0; i < config->mem_count; i++) {
 		const struct vm_mem_device *mem = &config->mems[i];
 		char max[24], requested[24], block[24];
-		json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:s}", "id", mem->id, "max",
+		json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "id", mem->id, "max",
 			size_format(mem->max_bytes, max, sizeof(max)), "requested",
 			size_format(mem->requested_bytes, requested, sizeof(requested)), "block",
 			size_format(mem->block_bytes, block, sizeof(block)), "dynamic_memslots",
 			mem->dynamic, "populate", mem->populate ? "full" : "none", "backing",
-			gmem_backing_name(mem->backing));
+			json_sprintf("%s%s%s", gmem_backing_name(mem->backing),
+				mem->path ? ":" : "", mem->path ? mem->path : ""));
 
 		if (one && mem->slots)
 			json_object_set_new(one, "slots", json_integer(mem->slots));
 		if (one && mem->node >= 0)
 			json_object_set_new(one, "node", json_integer(mem->node));
-		json_array_append_new(list, one);
+		if (one && !json_array_append_new(list, one))
+			continue;
+		json_decref(list);
+		return NULL;
 	}
 	return list;
 }
@@ -153,7 +157,7 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 {
 	bool whole_mib = config->memory_bytes % MIB == 0;
 	MEM_SCOPED char *serial = NULL;
-	json_t *own = NULL, *root = NULL, *memory = NULL, *disks, *initrds;
+	json_t *own = NULL, *root = NULL, *memory = NULL, *disks, *initrds, *mems;
 	json_error_t bad;
 	int r;
 
@@ -166,7 +170,9 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 	r = memory_pack(config, whole_mib, &memory);
 	initrds = r < 0 ? NULL : initrds_pack(config);
 	disks = initrds ? disks_pack(config) : NULL;
-	if (!disks) {
+	mems = disks ? mems_pack(config) : NULL;
+	if (!mems) {
+		json_decref(disks);
 		json_decref(initrds);
 		json_decref(memory);
 		return -EILSEQ;
@@ -180,7 +186,7 @@ int vm_config_dump(const struct vm_config *config, char **ret)
 		"legacy", config_legacies[config->legacy], "discovery",
 		config_discoveries[config->discovery], "boot_timer", config->boot_timer, "id",
 		config->named ? config->id : NULL, "api_sock", config->api_sock, "no_api",
-		config->no_api, "mem_devices", mems_pack(config), "memory", memory);
+		config->no_api, "mem_devices", mems, "memory", memory);
 	if (!own)
 		return pack_error(&bad);
 	if (config->net_count && json_object_set_new(own, "nets", config_nets_pack(config)) < 0) {

@@ -21,13 +21,13 @@
 static const char *const switch_words[] = {"off", "on"};
 
 /* Backings that can be had and given back piece by piece. */
-static const char *const backing_words[] = {"anon", "memfd", "hugetlb-2m", "hugetlb-1g"};
 static const enum gmem_backing_kind backings[] = {
-	GMEM_ANON, GMEM_MEMFD, GMEM_HUGETLB_2M, GMEM_HUGETLB_1G};
+	GMEM_ANON, GMEM_MEMFD, GMEM_HUGETLB_2M, GMEM_HUGETLB_1G, GMEM_POOL};
 
 void config_mem_free(struct vm_mem_device *mem)
 {
 	free(mem->id);
+	free(mem->path);
 	*mem = (struct vm_mem_device){.dynamic = true, .node = -1};
 }
 
@@ -110,12 +110,27 @@ static int populate_set(struct vm_mem_device *mem, const char *value, struct kv_
 
 static int backing_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)
 {
-	int i = config_word_find(backing_words, ARRAY_LEN(backing_words), value, err);
+	const char *colon = strchr(value, ':');
+	size_t len = colon ? (size_t)(colon - value) : strlen(value);
+	char *path = NULL;
 
-	if (i < 0)
-		return i;
-	mem->backing = backings[i];
-	return 0;
+	for (size_t i = 0; i < ARRAY_LEN(backings); i++) {
+		const char *name = gmem_backing_name(backings[i]);
+
+		if (strlen(name) != len || strncmp(name, value, len))
+			continue;
+		if (colon && (backings[i] != GMEM_POOL || !colon[1]))
+			break;
+		if (colon && !(path = strdup(colon + 1)))
+			return -ENOMEM;
+		free(mem->path);
+		mem->path = path;
+		mem->backing = backings[i];
+		return 0;
+	}
+	return err_set(err, -EINVAL,
+		"%s is not allowed; give anon, memfd, hugetlb-2m, hugetlb-1g, pool or pool:PATH",
+		config_show(value).text);
 }
 
 static int node_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)
@@ -235,6 +250,7 @@ int config_mem_take(struct vm_config *config, struct vm_mem_device *mem, struct 
 	}
 	config->mems[config->mem_count++] = *mem;
 	mem->id = NULL;
+	mem->path = NULL;
 	return 0;
 }
 

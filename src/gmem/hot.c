@@ -27,6 +27,7 @@ struct gmem_hot {
 	struct gmem_region rg;	/* [c] its place, and what its own pages are like */
 	uint64_t block_bytes;	/* [c] */
 	uint64_t window_bytes;	/* [c] */
+	struct gmem_lent *lent; /* [c] the pointer; NULL without a lender */
 	bool whole;		/* [c] */
 	bool populate;		/* [c] */
 	unsigned window_first;	/* [c] number of its first window among all areas' */
@@ -86,6 +87,12 @@ static void bits_set(struct gmem_hot *hot, uint64_t from, uint64_t to, bool on)
 		else
 			atomic_fetch_and(&hot->bits[w], ~word_mask(w, from, to));
 	}
+}
+
+bool gmem_hot_used(const struct gmem_hot *hot, uint64_t offset, uint64_t bytes)
+{
+	return bits_count(hot, offset / hot->block_bytes,
+		       (offset + bytes - 1) / hot->block_bytes + 1) != 0;
 }
 
 bool gmem_hot_covers(const struct gmem_hot *hot, gpa_t gpa, uint64_t len)
@@ -190,6 +197,12 @@ static bool is_hugetlb(const struct gmem_hot *hot)
  */
 static void memory_out(struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
 {
+	if (hot->lent) {
+		/* Where nothing was lent there may be what a guest wrote against the rules. */
+		madvise(host, bytes, MADV_DONTNEED);
+		gmem_lent_out(hot->lent, hot, (uint64_t)(host - hot->rg.host), bytes);
+		return;
+	}
 	if (is_hugetlb(hot) && mmap(host, bytes, PROT_READ | PROT_WRITE,
 				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
 				       0) == MAP_FAILED)
@@ -218,6 +231,8 @@ static int memory_in(struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
 {
 	int r = 0;
 
+	if (hot->lent)
+		r = gmem_lent_in(hot->lent, (uint64_t)(host - hot->rg.host), bytes);
 	if (is_hugetlb(hot)) {
 		r = gmem_huge_map(&hot->rg, host, bytes);
 		if (!r)
@@ -388,7 +403,7 @@ static int params_check(
 					  !(p->window_bytes & (p->window_bytes - 1))));
 
 	if (!sizes || !range_end(p->gpa, p->bytes, &end) || p->backing->mlock ||
-		p->backing->kind == GMEM_FILE || p->backing->kind == GMEM_POOL)
+		p->backing->kind == GMEM_FILE || (p->backing->kind == GMEM_POOL) != !!p->lender)
 		return err_set(err, -EINVAL,
 			"guest memory: area 0x%" PRIx64 "+0x%" PRIx64 " cannot be plugged", p->gpa,
 			p->bytes);
@@ -407,13 +422,13 @@ static int params_check(
 	return 0;
 }
 
-/* The address space. Huge pages take their places in it when they are plugged. */
+/* The address space. What is no small pages takes its places in it when it is plugged. */
 static int area_map(struct gmem_hot *hot, const struct gmem_backing *backing, struct kv_err *err)
 {
 	struct gmem_backing small = *backing;
 	int r;
 
-	if (is_hugetlb(hot))
+	if (is_hugetlb(hot) || hot->lent)
 		small = (struct gmem_backing){.kind = GMEM_ANON, .dump = backing->dump};
 	r = gmem_region_map(&hot->rg, &small);
 	if (r < 0)
@@ -432,7 +447,9 @@ static int area_map(struct gmem_hot *hot, const struct gmem_backing *backing, st
 int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_params *params,
 	struct kv_err *err)
 {
-	uint64_t page = gmem_page_bytes(params->backing), blocks, windows;
+	uint64_t page =
+		params->lender ? params->lender->page_bytes : gmem_page_bytes(params->backing);
+	uint64_t blocks, windows;
 	struct gmem_hot *hot;
 	int r = params_check(gm, params, page, err);
 
@@ -461,6 +478,13 @@ int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_p
 		.page_bytes = page,
 		.fd = -1,
 	};
+	if (params->lender) {
+		r = gmem_lent_create(&hot->lent, &hot->rg, params->lender);
+		if (r < 0) {
+			err_set(err, r, "guest memory: %s", err_text(r));
+			goto err_free;
+		}
+	}
 	r = area_map(hot, params->backing, err);
 	if (r < 0)
 		goto err_free;
@@ -479,6 +503,7 @@ int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_p
 err_unmap:
 	gmem_region_unmap(&hot->rg);
 err_free:
+	gmem_lent_destroy(hot->lent);
 	free(hot);
 	return r;
 }
@@ -512,5 +537,6 @@ void gmem_hot_free(struct gmem_hot *hot)
 		if (hot->whole || hot->windows[w])
 			window_unmap(hot, w);
 	gmem_region_unmap(&hot->rg);
+	gmem_lent_destroy(hot->lent);
 	free(hot);
 }

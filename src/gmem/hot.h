@@ -30,6 +30,23 @@ struct gmem_hot;
  */
 uint64_t gmem_hot_window(uint64_t bytes, uint64_t block_bytes, uint64_t windows);
 
+/*
+ * Who lends an area its memory, in pieces of equal size that are present and zero: the N-th stands
+ * behind the area's bytes from N * @bytes. Context of both: that of gmem_hot_plug().
+ */
+struct gmem_lender {
+	uint64_t bytes;	     /* of a piece: whole pages */
+	uint64_t page_bytes; /* that pieces are made of */
+	/*
+	 * Lend piece @index, which is not lent yet.
+	 * Returns the descriptor of a file of @bytes, which stays the lender's; -errno.
+	 */
+	int (*lend)(void *ctx, unsigned index);
+	/* Piece @index is no longer mapped. */
+	void (*back)(void *ctx, unsigned index);
+	void *ctx;
+};
+
 struct gmem_hot_params {
 	gpa_t gpa;	      /* a multiple of block and page */
 	uint64_t bytes;	      /* a multiple of the block, at most GMEM_HOT_BLOCKS_MAX of them */
@@ -38,7 +55,8 @@ struct gmem_hot_params {
 		window_bytes; /* a power of two, not less than the block; the last may be shorter */
 	bool whole;	      /* one window, mapped all the time, in place of window_bytes */
 	bool populate;	      /* blocks become present when they are plugged */
-	const struct gmem_backing *backing; /* neither GMEM_FILE nor GMEM_POOL, no mlock */
+	const struct gmem_backing *backing; /* not GMEM_FILE, no mlock */
+	const struct gmem_lender *lender;   /* with GMEM_POOL; what ctx is must outlive the area */
 };
 
 /*

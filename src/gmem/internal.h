@@ -89,6 +89,31 @@ void gmem_hot_untell(struct gmem_hot *hot, const struct gmem_listener *listener,
 void gmem_hot_free(struct gmem_hot *hot);
 
 /*
+ * hot.c: is a block plugged that has bytes in @bytes from @offset of the area? Both lie inside it.
+ */
+bool gmem_hot_used(const struct gmem_hot *hot, uint64_t offset, uint64_t bytes);
+
+/* lent.c: what an area was lent. */
+struct gmem_lent;
+
+/* Of the area @rg, which is borrowed; nothing yet. Returns 0; -ENOMEM; -EINVAL (too many pieces).
+ */
+int gmem_lent_create(
+	struct gmem_lent **ret, const struct gmem_region *rg, const struct gmem_lender *lender);
+
+/* Everything goes back. After the area was unmapped. NULL is allowed. */
+void gmem_lent_destroy(struct gmem_lent *lent);
+
+/*
+ * Have memory behind @bytes from @at of the area, an offset.
+ * Returns 0; -errno, and gmem_lent_out() takes back what came.
+ */
+int gmem_lent_in(struct gmem_lent *lent, uint64_t at, uint64_t bytes);
+
+/* Give it back: pieces in which nothing is plugged as a whole, of others the pages. */
+void gmem_lent_out(struct gmem_lent *lent, const struct gmem_hot *hot, uint64_t at, uint64_t bytes);
+
+/*
  * backing.c: lay huge pages over [@host, @host + @bytes) of @rg, whose backing is hugetlb, and set
  * them aside. Returns 0; -ENOMEM; -errno.
  */

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "gmem/backing.h"
 #include "gmem/gmem.h"
+#include "gmem/hot.h"
 #include "image/image.h"
 #include "image/initrd.h"
 #include "kvm/kvm.h"
@@ -52,6 +53,8 @@ struct machine_params {
 	 * machine_create(). */
 	const struct gmem_chunk *chunks;
 	unsigned chunk_count;
+	/* Of config->mems, by their numbers; used for those with GMEM_POOL, else it may be NULL. */
+	const struct gmem_lender *lenders;
 	/* Told while machine_create() reserves or populates memory, and may stop it; or NULL. */
 	const struct gmem_watch *watch;
 	const struct kv_log *log; /* or NULL */

@@ -75,11 +75,13 @@ static int area_add(struct machine *m, const struct vm_mem_device *mem, uint64_t
 	const struct vm_memory *memory = &m->p.config->memory;
 	struct gmem_backing backing = {
 		.kind = mem->backing,
-		.thp = gmem_is_hugetlb(mem->backing) ? GMEM_AUTO : memory->thp,
+		.thp = gmem_is_hugetlb(mem->backing) || mem->backing == GMEM_POOL ? GMEM_AUTO
+										  : memory->thp,
 		.shared = memory->shared,
 		.merge = memory->merge && mem->backing == GMEM_ANON,
 		.dump = memory->dump,
-		.nodes = memory->nodes,
+		/* The pool's node counts. */
+		.nodes = mem->backing == GMEM_POOL ? 0 : memory->nodes,
 	};
 	uint64_t align = mem->dynamic && window > PLACE_ALIGN ? window : PLACE_ALIGN;
 	struct gmem_hot_params params = {
@@ -92,8 +94,18 @@ static int area_add(struct machine *m, const struct vm_mem_device *mem, uint64_t
 		.backing = &backing,
 	};
 	uint64_t end;
-	char size[24];
+	char size[24], page[24];
 
+	if (mem->backing == GMEM_POOL) {
+		if (!m->p.lenders)
+			return err_set(err, -EINVAL, "backing=pool is not offered here");
+		params.lender = &m->p.lenders[m->mem_count];
+		if (params.lender->page_bytes > mem->block_bytes)
+			return err_set(err, -EINVAL,
+				"block=%s is less than a page of the pool, which has %s",
+				size_format(mem->block_bytes, size, sizeof(size)),
+				size_format(params.lender->page_bytes, page, sizeof(page)));
+	}
 	if (!range_end(params.gpa, params.bytes, &end) || (bits < 64 && end > 1ULL << bits))
 		return err_set(err, -EINVAL,
 			"max=%s at 0x%" PRIx64 " is more than this CPU's %u physical address bits "

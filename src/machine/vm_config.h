@@ -84,8 +84,9 @@ struct vm_mem_device {
 	unsigned slots;		  /* memory slots at most, up to 256; 0: a fair share of them */
 	bool dynamic;		  /* slots where memory is plugged; else one for all there may be */
 	bool populate;		  /* blocks become present when they are plugged */
-	enum gmem_backing_kind backing; /* neither GMEM_FILE nor GMEM_POOL */
-	int node; /* NUMA node of the guest (ACPI proximity domain), up to 255; -1: not told */
+	enum gmem_backing_kind backing; /* not GMEM_FILE */
+	char *path; /* GMEM_POOL: the server's socket, or NULL for its usual place */
+	int node;   /* NUMA node of the guest (ACPI proximity domain), up to 255; -1: not told */
 };
 
 #define VM_NETS_MAX 30

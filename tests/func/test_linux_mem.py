@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """kvick mem with real Linux guests: growing, shrinking while at work, what is refused, drivers that go."""
 
+import json
 import re
 import signal
 
 import pytest
 from linux_vm import MIB, large_linux_vms  # noqa: F401
 from places import text
+from vm import until
 
 # The most that the host keeps of memory that was given back, MiB.
 KEPT = 64
@@ -181,6 +183,43 @@ def test_paused_while_it_changes(large_vm):
             assert set(vm.talk(steps[0], "sleep 2000", steps[2])) == {(204, None)}
     vm.end(5)
     assert vm.job.stderr == b""
+
+
+@pytest.mark.limit(200)
+def test_lent_by_a_pool(large_testbed, large_vm):
+    """Chunks are leased where something is plugged, and go back; a pool that has no more is waited for."""
+    tb, path = large_testbed, "/tmp/mem-pool"
+
+    def leased():
+        done = tb.run(["build/kvick", "pool", "status", "--json", "--socket", path])
+        return json.loads(done.stdout)["leased_chunks"] if done.returncode == 0 else None
+
+    args = ["--socket", path, "--size", "256M", "--chunk", "32M"]
+    pool = tb.spawn(["build/kvick", "pool", "serve", *args])
+    try:
+        until(lambda: leased() == 0, "the pool", 30)
+        vm = large_vm(
+            ["memwait 200 256", "memtest 160", "echo tested", "memwait 320 384", "memtest 300", "echo full",
+             "memwait 100 128"],
+            "--memory", "128M", "--mem-device", f"id=m0,max=2G,backing=pool:{path}",
+        )  # fmt: skip
+        vm.expect("kvick-init: user space")
+        assert leased() == 0
+        vm.resize("m0", 128)
+        vm.expect("tested")
+        assert leased() == 4
+        assert vm.device("m0")["host_bytes"] == 128 * MIB
+        done = vm.mem("--timeout", "2", "m0", "requested=384M")
+        assert done.returncode == 1, done
+        assert "m0: 256M of 384M plugged; the host refused" in text(done.stderr), done
+        vm.expect("full")
+        assert leased() == 8
+        vm.resize("m0", 0)
+        assert leased() == 0
+        vm.end(7)
+    finally:
+        pool.kill(signal.SIGTERM)
+        pool.wait(20)
 
 
 @pytest.mark.limit(100)

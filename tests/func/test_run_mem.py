@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from places import Emulated
+from pools import pool_factory  # noqa: F401 (a fixture)
 from test_run_linux import boot, booted
 from vm import OK, START, USAGE, run
 
@@ -87,6 +88,19 @@ def test_books_follow_what_is_plugged(kvick, kvm_host, doctor):
     if "software" in doctor["kvm"]:
         assert kib[1, "one slot"] > 65536
         assert kib[1, "windows"] < kib[1, "one slot"] / 20
+
+
+def test_pool(kvick, kvm_host, flat, serve):
+    """Nothing is leased before something is plugged; without a pool there is no start."""
+    pool = serve()
+    device = f"max=1G,backing=pool:{pool.path}"
+    done = run(kvick, "--mem-device", device, flat / "signal.pvh.elf")
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert pool.info()["granted"] == 0
+    pool.stop()
+    done = run(kvick, "--mem-device", device, flat / "signal.pvh.elf")
+    assert done.returncode == START
+    assert f"mem-device mem0: backing=pool: no pool answers at {pool.path}" in done.stderr
 
 
 # With real Linux.

@@ -45,7 +45,12 @@ static void test_mem_devices(void **state)
 		{"max=1G,slots=257", -ERANGE, "--mem-device: slots: \"257\" is not a number"},
 		{"max=1G,dynamic-memslots=off,slots=2", -EINVAL,
 			"--mem-device: slots=2 does not go with dynamic-memslots=off"},
-		{"max=1G,backing=pool", -EINVAL, "--mem-device: backing: \"pool\" is not allowed"},
+		{"max=1G,backing=pool:", -EINVAL,
+			"--mem-device: backing: \"pool:\" is not allowed"},
+		{"max=1G,backing=file:x", -EINVAL,
+			"--mem-device: backing: \"file:x\" is not allowed"},
+		{"max=1G,backing=anon:x", -EINVAL,
+			"--mem-device: backing: \"anon:x\" is not allowed"},
 		{"max=1G,backing=hugetlb-2m,block=1M", -EINVAL,
 			"--mem-device: block=1M is less than a page of backing=hugetlb-2m"},
 		{"max=1G,populate=vcpu", -EINVAL, "--mem-device: populate: \"vcpu\" is not"},
@@ -73,9 +78,16 @@ static void test_mem_devices(void **state)
 	assert_string_equal(config.mems[0].id, "mem0");
 	assert_int_equal(config.mems[0].block_bytes, 2 * MIB);
 	assert_int_equal(config.mems[1].block_bytes, GIB);
+	assert_int_equal(
+		vm_config_set(&config, "mem-device", "max=1G,backing=pool:/run/p,id=p", &err), 0);
+	assert_int_equal(vm_config_set(&config, "mem-device", "max=1G,backing=pool", &err), 0);
 	assert_int_equal(vm_config_dump(&config, &text), 0);
 	assert_int_equal(config_json_parse(&again, "c.json", text, strlen(text), &err), 0);
-	assert_int_equal(again.mem_count, 2);
+	assert_int_equal(again.mem_count, 4);
+	assert_int_equal(again.mems[2].backing, GMEM_POOL);
+	assert_string_equal(again.mems[2].path, "/run/p");
+	assert_int_equal(again.mems[3].backing, GMEM_POOL);
+	assert_null(again.mems[3].path);
 	assert_true(again.mems[0].dynamic && again.mems[0].node == -1 && !again.mems[0].populate);
 	assert_string_equal(again.mems[1].id, "m");
 	assert_int_equal(again.mems[1].requested_bytes, GIB);

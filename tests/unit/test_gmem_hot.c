@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -17,6 +19,7 @@
 #define WINDOW	 (8 * MIB)
 #define BYTES	 (60 * MIB) /* eight windows, the last one half as long */
 #define WINDOWS	 8
+#define PIECE	 (4 * MIB)
 #define LISTENER 3
 
 /* What a listener was told, and when it shall refuse. */
@@ -306,6 +309,92 @@ static void test_huge(void **state)
 	gmem_destroy(gm);
 }
 
+/* A lender that lends at most @most pieces at a time. */
+struct bank {
+	int fds[16];
+	unsigned lent, most;
+};
+
+static int bank_lend(void *ctx, unsigned index)
+{
+	struct bank *bank = ctx;
+
+	assert_int_equal(bank->fds[index], 0);
+	if (bank->lent == bank->most)
+		return -EAGAIN;
+	bank->lent++;
+	bank->fds[index] = memfd_create("piece", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(bank->fds[index], PIECE), 0);
+	return bank->fds[index];
+}
+
+static void bank_back(void *ctx, unsigned index)
+{
+	struct bank *bank = ctx;
+
+	bank->lent--;
+	close(bank->fds[index]);
+	bank->fds[index] = 0;
+}
+
+/* Memory that is lent piece by piece: each as long as something in it is plugged. */
+static void test_lent(void **state)
+{
+	static const struct gmem_backing pool = {.kind = GMEM_POOL};
+	struct bank bank = {.most = 3};
+	struct gmem_lender lender = {PIECE, PAGE_BYTES, bank_lend, bank_back, &bank};
+	struct gmem_hot_params params = {
+		.gpa = BASE,
+		.bytes = BYTES,
+		.block_bytes = BLOCK,
+		.window_bytes = WINDOW,
+		.backing = &pool,
+	};
+	struct gmem *gm = gmem_make();
+	struct fake fake = {0};
+	struct gmem_hot *hot;
+
+	assert_int_equal(gmem_hot_add(&hot, gm, &params, NULL), -EINVAL);
+	params.lender = &lender;
+	assert_int_equal(gmem_hot_add(&hot, gm, &params, NULL), 0);
+	listen_fake(gm, &fake);
+	assert_int_equal(bank.lent, 0);
+	/* Parts of two pieces, and the rest of the second one. */
+	assert_int_equal(gmem_hot_plug(hot, BASE + BLOCK, 2 * BLOCK), 0);
+	assert_int_equal(bank.lent, 2);
+	assert_int_equal(gmem_hot_plug(hot, BASE + 3 * BLOCK, BLOCK), 0);
+	assert_int_equal(bank.lent, 2);
+	memset(gmem_at(gm, BASE + BLOCK, 3 * BLOCK), 0x5a, 3 * BLOCK);
+	assert_int_equal(gmem_hot_resident(hot), 3 * BLOCK);
+	/* Part of a piece: its pages go, the piece stays. */
+	assert_int_equal(gmem_hot_unplug(hot, BASE + 2 * BLOCK, BLOCK), 0);
+	assert_int_equal(bank.lent, 2);
+	assert_int_equal(gmem_hot_resident(hot), 2 * BLOCK);
+	assert_int_equal(gmem_hot_plug(hot, BASE + 2 * BLOCK, BLOCK), 0);
+	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + 2 * BLOCK, 1), 0);
+	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + 3 * BLOCK, 1), 0x5a);
+	/* One that is short lends nothing of a request, and what was there before stays. */
+	assert_int_equal(gmem_hot_plug(hot, BASE + 4 * BLOCK, 4 * BLOCK), -EAGAIN);
+	assert_int_equal(bank.lent, 2);
+	assert_int_equal(gmem_hot_plug(hot, BASE, BLOCK), 0);
+	/* The same when a listener refuses. */
+	fake.fail_at = fake.maps + 1;
+	assert_int_equal(gmem_hot_plug(hot, BASE + 4 * BLOCK, 2 * BLOCK), -ENOSPC);
+	assert_int_equal(bank.lent, 2);
+	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + 3 * BLOCK, 1), 0x5a);
+	/* The last piece is longer than what is left of the area. */
+	bank.most = 16;
+	assert_int_equal(gmem_hot_plug(hot, BASE + BYTES - BLOCK, BLOCK), 0);
+	assert_int_equal(bank.lent, 3);
+	assert_int_equal(gmem_hot_unplug(hot, BASE, 2 * BLOCK), 0);
+	assert_int_equal(bank.lent, 2);
+	gmem_hot_clear(hot);
+	assert_int_equal(bank.lent, 0);
+	assert_int_equal(gmem_hot_plug(hot, BASE, 2 * WINDOW), 0);
+	gmem_destroy(gm);
+	assert_int_equal(bank.lent, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -315,6 +404,7 @@ int main(void)
 		cmocka_unit_test(test_whole),
 		cmocka_unit_test(test_add_errors),
 		cmocka_unit_test(test_huge),
+		cmocka_unit_test(test_lent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
