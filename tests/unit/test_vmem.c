@@ -44,16 +44,26 @@ struct board {
 	struct md md;
 	struct drv drv;
 	unsigned shrunk;
-	int refuse; /* listeners say no */
+	int refuse;	      /* what listeners say */
+	unsigned refuse_from; /* to so many calls they say yes before */
+	unsigned mapped;      /* regions and windows that they know */
 };
 
 static int slot_map(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes, void *host)
 {
-	return ((struct board *)ctx)->refuse;
+	struct board *b = ctx;
+
+	if (b->refuse && !b->refuse_from)
+		return b->refuse;
+	if (b->refuse)
+		b->refuse_from--;
+	b->mapped++;
+	return 0;
 }
 
 static void slot_unmap(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes)
 {
+	((struct board *)ctx)->mapped--;
 }
 
 /* As the machine does: rings may have gone with the memory. */
@@ -319,6 +329,44 @@ static void test_refused(void **state)
 	board_free(&b);
 }
 
+/* A request of three windows, each of which is refused once: the guest finds nothing changed. */
+static void test_refused_windows(void **state)
+{
+	const gpa_t at = BASE + WINDOW - BLOCK;
+	const uint16_t blocks = WINDOW / BLOCK + 2;
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct vmem_info info;
+		uint16_t word = 0;
+		struct board b;
+
+		board_make(&b, 4 * WINDOW, false);
+		assert_true(up(&b, F_INACCESSIBLE, false));
+		assert_int_equal(b.mapped, 1);
+		b.refuse = -ENOSPC;
+		b.refuse_from = i;
+		assert_int_equal(ask(&b, PLUG, at, blocks), BUSY);
+		assert_int_equal(b.mapped, 1);
+		assert_int_equal(config(&b, C_PLUGGED), 0);
+		assert_int_equal(ask_state(&b, STATE, at, blocks, &word), ACK);
+		assert_int_equal(word, 1);
+		assert_null(gmem_at(b.gm, at, 1));
+		vmem_info(b.mem, &info);
+		assert_int_equal(info.hot.windows_mapped, 0);
+		assert_int_equal(vmem_resident(b.mem), 0);
+		b.refuse = 0;
+		assert_int_equal(ask(&b, PLUG, at, blocks), ACK);
+		assert_int_equal(b.mapped, 4);
+		assert_non_null(gmem_at(b.gm, at, blocks * BLOCK));
+		/* What is taken away cannot be refused. */
+		b.refuse = -ENOSPC;
+		assert_int_equal(ask(&b, UNPLUG, at, blocks), ACK);
+		assert_int_equal(b.mapped, 1);
+		assert_int_equal(vdev_violations(vmem_vdev(b.mem)), 0);
+		board_free(&b);
+	}
+}
+
 /* The rings lie in memory that the driver unplugs: it gets told, and nobody touches them again. */
 static void test_rings_gone(void **state)
 {
@@ -399,6 +447,7 @@ int main(void)
 		cmocka_unit_test(test_reset),
 		cmocka_unit_test(test_features),
 		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_refused_windows),
 		cmocka_unit_test(test_rings_gone),
 		cmocka_unit_test(test_chains),
 		cmocka_unit_test(test_no_queue),
