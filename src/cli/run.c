@@ -17,6 +17,7 @@
 #include "cli/out_file.h"
 #include "cli/run_memory.h"
 #include "cli/run_opts.h"
+#include "cli/run_stats.h"
 #include "cli/timeline_file.h"
 #include "config/config.h"
 #include "kvm/kvm.h"
@@ -27,16 +28,13 @@
 /* vCPU exits and loop handlers that --timeline-detail keeps, each; 24 bytes of memory a piece. */
 #define DETAILS_MAX (1U << 20)
 
-/* For the reader of a FIFO with statistics to take some: the VM's devices wait as long. */
-#define STATS_WAIT_MS 1000
-
 /* Everything of one run, in the order of creation. */
 struct run {
 	struct run_opts opts;
 	struct timeline_file timeline_file;
 	struct timeline tl;
-	struct exits *exits; /* NULL without --stats and --timeline-detail */
-	struct exits *work;  /* of the loop; NULL without --timeline-detail */
+	struct run_stats stats; /* its exits: NULL without --stats and --timeline-detail */
+	struct exits *work;	/* of the loop; NULL without --timeline-detail */
 	struct kv_log log;
 	struct image *image;
 	struct initrd *initrd;
@@ -105,25 +103,8 @@ static int signal_take(int fd)
 /* Write the statistics where --stats says. Returns 0 or -errno, which has been printed. */
 static int stats_write(struct run *run)
 {
-	struct kv_err err = {0};
-	MEM_SCOPED char *text = NULL;
-	const char *path = run->opts.stats_path;
-	int r = path ? exits_json(run->exits, vcpu_exit_name, &text)
-		     : exits_text(run->exits, vcpu_exit_name, &text);
-
-	if (!r && path)
-		r = out_file_offer(path, text, strlen(text), STATS_WAIT_MS, &err);
-	/* Line by line, as the console may have the terminal in raw mode. */
-	for (char *line = text; !r && !path && *line;) {
-		size_t len = strcspn(line, "\n");
-
-		log_msg(&run->log, LOG_LEVEL_INFO, "%.*s", (int)len, line);
-		line += len + (line[len] == '\n');
-	}
-	if (r < 0)
-		log_msg(&run->log, LOG_LEVEL_ERROR, "--stats: %s",
-			err.text[0] ? err.text : err_text(r));
-	return r;
+	run_stats_note(&run->stats, run->machine);
+	return run_stats_write(&run->stats, run->opts.stats_path, &run->log);
 }
 
 static void signal_ready(void *ctx, uint32_t events)
@@ -221,7 +202,7 @@ static int counters_make(struct run *run)
 	int r = 0;
 
 	if (run->opts.stats || details)
-		r = exits_create(&run->exits, run->opts.config.cpus, details);
+		r = exits_create(&run->stats.exits, run->opts.config.cpus, details);
 	if (!r && details)
 		r = exits_create(&run->work, 1, details);
 	return r;
@@ -331,7 +312,7 @@ static int run_start(struct run *run, struct kv_err *err)
 	params.image = run->image;
 	params.initrd = run->initrd;
 	params.loop = run->loop;
-	params.exits = run->exits;
+	params.exits = run->stats.exits;
 	params.chunks = run->memory.chunks;
 	params.chunk_count = run->memory.chunk_count;
 	params.lenders = run->memory.lenders;
@@ -387,6 +368,7 @@ static void run_free(struct run *run)
 	crash.console = NULL;
 	crash.gm = NULL;
 	api_close(run);
+	run_stats_note(&run->stats, run->machine);
 	machine_destroy(run->machine);
 	run_memory_free(&run->memory);
 	loop_remove(run->signal_source);
@@ -439,9 +421,9 @@ static int run_vm(struct run *run)
 static int reports_write(struct run *run)
 {
 	struct timeline_detail detail = {
-		run->exits, run->opts.config.cpus, vcpu_exit_name, run->work};
+		run->stats.exits, run->opts.config.cpus, vcpu_exit_name, run->work};
 	struct kv_err err = {0};
-	int r = run->opts.stats && run->exits ? stats_write(run) : 0;
+	int r = run->opts.stats && run->stats.exits ? stats_write(run) : 0;
 
 	if (run->opts.timeline && timeline_file_write(&run->timeline_file, &run->tl,
 					  run->work ? &detail : NULL, &err) < 0) {
@@ -491,7 +473,7 @@ int cli_run(int argc, char **argv)
 	if (reports_write(&run) < 0 && status == CLI_EXIT_OK)
 		status = CLI_EXIT_START;
 	exits_destroy(run.work);
-	exits_destroy(run.exits);
+	exits_destroy(run.stats.exits);
 out_opts:
 	vm_config_free(&run.opts.config);
 	return status;

@@ -90,6 +90,19 @@ int machine_start(struct machine *m, struct kv_err *err);
 /* End the run from outside, with MACHINE_STOPPED; does not wait. Context: any thread. */
 void machine_stop(struct machine *m);
 
+/* What a virtio device counted. */
+struct machine_device {
+	const char *name;    /* "virtio-blk" */
+	uint64_t gpa;	     /* where it lies in guest memory */
+	uint64_t violations; /* times that its driver broke the rules */
+};
+
+/*
+ * Tell of virtio device @index in *@ret, in the guest's order. Returns false when there are not as
+ * many. Context: the loop thread.
+ */
+bool machine_device_at(const struct machine *m, unsigned index, struct machine_device *ret);
+
 /*
  * Look at the size of the disk @id (NULL: of all disks) again: the guest is told of one that grew,
  * and the log tells of all that changed.

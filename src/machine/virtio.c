@@ -14,6 +14,7 @@
 #include "x86/layout.h"
 #include "x86/mptable.h"
 
+_Static_assert(ACPI_VIRTIO_MAX == VM_DEVICES_MAX, "all devices have a place in the DSDT");
 _Static_assert(VMMIO_BYTES <= LAYOUT_VIRTIO_STRIDE, "each device has its own page");
 
 static unsigned devices_wanted(const struct vm_config *config)
@@ -207,6 +208,20 @@ int machine_disk_limit(
 		return -ENOENT;
 	vblk_limit(blk, rates);
 	return 0;
+}
+
+bool machine_device_at(const struct machine *m, unsigned index, struct machine_device *ret)
+{
+	const struct machine_virtio *slot = &m->virtio[index];
+
+	if (index >= m->virtio_count)
+		return false;
+	*ret = (struct machine_device){
+		.name = vdev_ops(slot->vd)->name,
+		.gpa = slot->gpa,
+		.violations = vdev_violations(slot->vd),
+	};
+	return true;
 }
 
 void machine_virtio_free(struct machine *m)

@@ -57,7 +57,8 @@ enum vm_discovery {
 	VM_DISCOVERY_CMDLINE, /* virtio_mmio.device= on the kernel command line */
 };
 
-#define VM_DISKS_MAX 30
+#define VM_DEVICES_MAX 32 /* virtio devices of all kinds */
+#define VM_DISKS_MAX   VM_DEVICES_MAX
 
 struct vm_disk {
 	char *id;     /* 1..64 of [A-Za-z0-9_-], unlike the others' */
@@ -89,7 +90,7 @@ struct vm_mem_device {
 	int node;   /* NUMA node of the guest (ACPI proximity domain), up to 255; -1: not told */
 };
 
-#define VM_NETS_MAX 30
+#define VM_NETS_MAX VM_DEVICES_MAX
 
 enum vm_net_kind {
 	VM_NET_NONE, /* not said yet */

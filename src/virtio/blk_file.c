@@ -61,7 +61,7 @@ static int file_check(
 			(unsigned long long)file->bytes);
 	r = lock_take(file->fd, read_only);
 	if (r == -EBUSY)
-		return err_set(err, r, "%s is in use by another process%s", path,
+		return err_set(err, r, "%s is in use by another disk or process%s", path,
 			read_only ? ", which writes to it" : "; only read-only disks are shared");
 	if (r < 0)
 		return err_set(err, r, "%s cannot be locked: %s", path, err_text(r));

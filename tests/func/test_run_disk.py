@@ -39,7 +39,7 @@ def test_one_writer(start, kvick, flat, disk):
     for keys in "", ",ro":
         second = run(kvick, "--disk", f"{disk}{keys}", flat / "halt.pvh.elf")
         assert second.returncode == START
-        assert f"disk disk0: {disk} is in use by another process" in second.stderr
+        assert f"disk disk0: {disk} is in use by another disk or process" in second.stderr
     first.signal(signal.SIGKILL)
     first.wait()
     reader = start("--boot-timer", "--disk", f"{disk},ro", flat / "halt.pvh.elf")

@@ -49,6 +49,20 @@ def test_json(kvick, flat, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["stats"]
 
 
+def test_devices(kvick, flat, tmp_path):
+    """What virtio devices counted, in the guest's order, is told after the run too."""
+    path, disk = tmp_path / "stats", tmp_path / "disk"
+    disk.write_bytes(bytes(512))
+    args = ("--rng", "--disk", disk, flat / "signal.pvh.elf")
+    assert run(kvick, f"--stats={path}", *args).returncode == OK
+    devices = json.loads(path.read_text())["devices"]
+    assert sorted(d["name"] for d in devices) == ["virtio-blk", "virtio-rng"]
+    assert [d["gpa"] for d in devices] == [0xFEB00000, 0xFEB01000]
+    assert [d["violations"] for d in devices] == [0, 0]
+    lines = run(kvick, "--stats", *args).stderr.splitlines()
+    assert sum(line.endswith(": its driver broke the rules 0 times") for line in lines) == 2
+
+
 def test_while_it_runs(start, flat, tmp_path):
     path = tmp_path / "stats.json"
     vm = start(f"--stats={path}", "--boot-timer", flat / "halt.pvh.elf")

@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+from images import cpio
 from test_run_linux import boot, booted
 
 RNG = "/sys/bus/virtio/drivers/virtio_rng"
@@ -109,19 +110,36 @@ def test_disk_unbound_and_bound_again(linux):
 
 
 def test_many_disks(linux):
-    """More devices than a PC has lines: each finds its own, by ACPI and by the command line."""
-    count = 29
+    """As many devices as there may be: each finds its own, by ACPI and by the command line."""
+    count = 31
     paths = [f"/tmp/kvick-disk{i}" for i in range(count)]
     args = ["--rng"]
     for path in paths:
         disk_make(linux, path, 1)
         args += ["--disk", path]
     names = [f"vd{chr(97 + i)}" if i < 26 else f"vda{chr(97 + i - 26)}" for i in range(count)]
-    commands = ";".join(f"fill /dev/{n} 0 4096 {i}" for i, n in enumerate(names))
+    # The command line has no room for them beside the devices.
+    script = "".join(f"fill /dev/{n} 0 4096 {i}\n" for i, n in enumerate(names)) + "irqs\n"
+    linux.put("/tmp/kvick-script.cpio", cpio({"kvick.script": script.encode()}))
+    args += ["--initrd", "/tmp/kvick-script.cpio"]
     for kernel, append in (PLACES["acpi"], PLACES["noacpi"]):
-        done = booted(boot(linux, kernel, commands + ";irqs", append, args), count + 1)
+        done = booted(boot(linux, kernel, "", append, args), count + 1)
         assert len(virtio_irqs(done)) == count + 1
-    linux.run("rm", "-f", *paths)
+    linux.run("rm", "-f", "/tmp/kvick-script.cpio", *paths)
+
+
+def test_disk_without_io_uring(testbed, linux):
+    """Where the host forbids io_uring the disk works without it, and the log says so once."""
+    path, forbidden = "/tmp/kvick-disk", "/proc/sys/kernel/io_uring_disabled"
+    disk_make(linux, path, 16)
+    assert testbed.run(["sh", "-c", f"echo 2 >{forbidden}"], timeout=20).returncode == 0
+    try:
+        commands = "fill /dev/vda 0 1048576 3;verify /dev/vda 0 1048576 3"
+        done = booted(boot(linux, commands=commands, args=("--disk", path)), 2)
+    finally:
+        testbed.run(["sh", "-c", f"echo 0 >{forbidden}"], timeout=20)
+    assert done.stderr.count("io_uring cannot be had") == 1
+    linux.run("rm", "-f", path)
 
 
 def test_disk_for_one_writer(linux):
