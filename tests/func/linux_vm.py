@@ -20,12 +20,12 @@ ALARMS = ("Kernel panic", "soft lockup", "rcu_sched", "blocked for more", "BUG:"
 
 
 class LinuxVm:
-    """`kvick run --id vm-1 ARGS`, its init at work on SCRIPT, beside the test."""
+    """`kvick run --id vm-1 ARGS`, its init at work on SCRIPT, with FILES, beside the test."""
 
-    def __init__(self, tb, script, *args, append=MOVABLE, kernel="vmlinux"):
+    def __init__(self, tb, script, *args, append=MOVABLE, kernel="vmlinux", files=None):
         self.tb = tb
         linux = Emulated(tb)
-        tb.put("/tmp/script.cpio", cpio({"kvick.script": "\n".join(script).encode()}))
+        tb.put("/tmp/script.cpio", cpio({"kvick.script": "\n".join(script).encode(), **(files or {})}))
         tb.put("/tmp/talk", (tb.build / "tests" / "talk").read_bytes(), 0o755)
         self.job = tb.spawn(
             [

@@ -6,7 +6,8 @@ import re
 import signal
 
 import pytest
-from linux_vm import MIB, large_linux_vms  # noqa: F401
+from images import cpio
+from linux_vm import MIB, MOVABLE, large_linux_vms  # noqa: F401
 from places import text
 from vm import until
 
@@ -161,6 +162,31 @@ def test_driver_comes_again_to_nothing(large_vm):
     vm.expect("again")
     vm.resize("m0", 256)
     vm.end(16)
+
+
+@pytest.mark.limit(200)
+def test_kexec(large_testbed, large_vm):
+    """A kernel that another one started finds its blocks plugged, gives them back, and begins anew."""
+    guest = large_testbed.build / "guest"
+    again = "cat /kvick.next;memwait 300 384;sleep 1000;memtest 160;echo tested;memwait 100 128"
+    files = {
+        "next/kernel": (guest / "bzImage").read_bytes(),
+        "next/initrd": (guest / "initrd.cpio").read_bytes() + cpio({"kvick.next": b"the second kernel\n"}),
+        "next/cmdline": f'console=ttyS0 quiet {MOVABLE} kvick.run="{again}"\n'.encode(),
+    }
+    vm = large_vm(
+        ["memwait 300 384", "memtest 200", "kexec /next/kernel /next/initrd /next/cmdline"],
+        "--memory", "128M", "--cpus", "2", "--mem-device", "id=m0,max=64G", files=files,
+    )  # fmt: skip
+    vm.expect("kvick-init: user space")
+    vm.resize("m0", 256)
+    vm.expect("\nthe second kernel\n")
+    vm.expect("\ntested\n")
+    info = vm.device("m0")
+    assert (info["plugged_bytes"], info["windows_mapped"]) == (256 * MIB, 1)
+    assert info["host_bytes"] <= 256 * MIB
+    vm.resize("m0", 0)
+    vm.end(6)
 
 
 @pytest.mark.limit(200)
