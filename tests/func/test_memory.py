@@ -259,6 +259,7 @@ def flags(pid, size):
     return set(re.search(r"VmFlags: (.*)", largest)[1].split())
 
 
+@pytest.mark.plain  # the largest mapping is RAM, not a sanitizer's
 @pytest.mark.usefixtures("kvm_host")
 @pytest.mark.parametrize(
     ("more", "there", "absent"),
