@@ -72,6 +72,11 @@ class LinuxVm:
         done = self.mem("--timeout", "100", device, f"requested={mib}M")
         assert (done.returncode, done.stderr) == (0, b""), done
 
+    def release(self, device, mib):
+        """Plugs what the script's last memwait waits for: until then the guest is there to be asked."""
+        done = self.mem("--no-wait", device, f"requested={mib}M")
+        assert done.returncode == 0, done
+
     def device(self, name):
         done = self.mem("--json", name)
         assert done.returncode == 0, done

@@ -20,7 +20,7 @@ def cycles(count, paused_ms, running_ms):
 def test_answers(linux_vm):
     """Every request, of a guest that works; what is refused changes nothing."""
     vm = linux_vm(
-        ["echo ready", "memwait 300 384", "memwait 100 128", "echo done", "sleep 1500"],
+        ["echo ready", "memwait 300 384", "memwait 100 128", "echo done", "sleep 3000"],
         "--memory", "128M", "--cpus", "2", "--mem-device", "max=256M", "--mem-device", "id=hotplug,max=1G",
         "--stats=/tmp/api-stats",
     )  # fmt: skip

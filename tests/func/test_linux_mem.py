@@ -24,6 +24,7 @@ def round_trips(large_vm, sizes, max_gib=64):
     for mib in sizes:
         script += [f"memwait {mib + 100} {mib + 256}", "memtest all", "memwork 48", "echo tested"]
         script += ["memwait 200 256", "memwork stop", "echo shrunk"]
+    script += ["memwait 300 384"]
     vm = large_vm(script, "--memory", "256M", "--cpus", "2", "--mem-device", f"id=m0,max={max_gib}G")
     vm.expect("kvick-init: user space")
     for i, mib in enumerate(sizes, 1):
@@ -40,6 +41,7 @@ def round_trips(large_vm, sizes, max_gib=64):
         info = vm.device("m0")
         assert (info["plugged_bytes"], info["windows_mapped"], info["host_bytes"]) == (0, 0, 0)
         assert vm.rss_mib() < 256 + KEPT
+    vm.release("m0", 128)
     out = vm.end()
     tested = [int(n) for n in re.findall(r"memtest: (\d+) MiB ok", out)]
     assert len(tested) == len(sizes)
@@ -70,7 +72,7 @@ def test_two_devices(large_vm):
     """Each by itself, and what one gives back the other does not lose."""
     vm = large_vm(
         ["memwait 400 512", "memtest all", "echo tested", "memwait 300 384", "memtest all", "echo again",
-         "memwait 200 256"],
+         "memwait 200 256", "memwait 300 384"],
         "--memory", "256M", "--mem-device", "id=a,max=2G", "--mem-device",
         "id=b,max=8G,dynamic-memslots=off,backing=memfd,node=1",
     )  # fmt: skip
@@ -84,7 +86,8 @@ def test_two_devices(large_vm):
     assert vm.device("a")["host_bytes"] == 0
     assert vm.device("b")["host_bytes"] > 96 * MIB
     vm.resize("b", 0)
-    vm.end(7)
+    vm.release("a", 128)
+    vm.end(8)
     assert vm.job.stderr == b""
 
 
@@ -132,7 +135,7 @@ def test_driver_comes_again(large_vm):
     is given back, and what the next one is asked for comes."""
     vm = large_vm(
         ["memwait 600 640", "memtest 400", f"write {DRIVER}/unbind virtio0", "memtest 400", "echo gone",
-         "sleep 1000", f"write {DRIVER}/bind virtio0", "memtest 400", "echo again"],
+         "sleep 1000", f"write {DRIVER}/bind virtio0", "memtest 400", "echo again", "sleep 3000"],
         "--memory", "128M", "--mem-device", "id=m0,max=64G",
     )  # fmt: skip
     vm.expect("kvick-init: user space")
@@ -153,7 +156,8 @@ def test_driver_comes_again_to_nothing(large_vm):
     """Unplugged, left, bound again, and plugged."""
     again = [f"write {DRIVER}/unbind virtio0", f"write {DRIVER}/bind virtio0"]
     vm = large_vm(
-        ["memwait 600 640", "memwait 100 128", "sleep 1000", *again * 5, "echo again", "memwait 300 384", "memtest 200"],
+        ["memwait 600 640", "memwait 100 128", "sleep 1000", *again * 5, "echo again", "memwait 300 384", "memtest 200",
+         "memwait 500 640"],
         "--memory", "128M", "--mem-device", "id=m0,max=64G",
     )  # fmt: skip
     vm.expect("kvick-init: user space")
@@ -161,14 +165,15 @@ def test_driver_comes_again_to_nothing(large_vm):
     vm.resize("m0", 0)
     vm.expect("again")
     vm.resize("m0", 256)
-    vm.end(16)
+    vm.release("m0", 512)
+    vm.end(17)
 
 
 @pytest.mark.limit(200)
 def test_kexec(large_testbed, large_vm):
     """A kernel that another one started finds its blocks plugged, gives them back, and begins anew."""
     guest = large_testbed.build / "guest"
-    again = "cat /kvick.next;memwait 300 384;sleep 1000;memtest 160;echo tested;memwait 100 128"
+    again = "cat /kvick.next;memwait 300 384;sleep 1000;memtest 160;echo tested;memwait 100 128;memwait 200 256"
     files = {
         "next/kernel": (guest / "bzImage").read_bytes(),
         "next/initrd": (guest / "initrd.cpio").read_bytes() + cpio({"kvick.next": b"the second kernel\n"}),
@@ -186,14 +191,16 @@ def test_kexec(large_testbed, large_vm):
     assert (info["plugged_bytes"], info["windows_mapped"]) == (256 * MIB, 1)
     assert info["host_bytes"] <= 256 * MIB
     vm.resize("m0", 0)
-    vm.end(6)
+    vm.release("m0", 128)
+    vm.end(7)
 
 
 @pytest.mark.limit(200)
 def test_paused_while_it_changes(large_vm):
     """Paused and resumed again and again while the guest plugs, works and unplugs."""
     vm = large_vm(
-        ["memwork 48", "memwait 1300 1408", "memtest 900", "memwait 100 128", "memwork stop"],
+        ["memwork 48", "memwait 1300 1408", "memtest 900", "memwait 100 128", "memwork stop",
+         "memwait 200 256"],
         "--memory", "128M", "--cpus", "2", "--mem-device", "id=m0,max=8G",
     )  # fmt: skip
     vm.expect("kvick-init: user space")
@@ -207,7 +214,8 @@ def test_paused_while_it_changes(large_vm):
             vm.expect("memtest: 900 MiB ok")
             # With memory plugged and nobody at work, for longer.
             assert set(vm.talk(steps[0], "sleep 2000", steps[2])) == {(204, None)}
-    vm.end(5)
+    vm.release("m0", 128)
+    vm.end(6)
     assert vm.job.stderr == b""
 
 
@@ -226,7 +234,7 @@ def test_lent_by_a_pool(large_testbed, large_vm):
         until(lambda: leased() == 0, "the pool", 30)
         vm = large_vm(
             ["memwait 200 256", "memtest 160", "echo tested", "memwait 320 384", "memtest 300", "echo full",
-             "memwait 100 128"],
+             "memwait 100 128", "memwait 200 256"],
             "--memory", "128M", "--mem-device", f"id=m0,max=2G,backing=pool:{path}",
         )  # fmt: skip
         vm.expect("kvick-init: user space")
@@ -242,7 +250,8 @@ def test_lent_by_a_pool(large_testbed, large_vm):
         assert leased() == 8
         vm.resize("m0", 0)
         assert leased() == 0
-        vm.end(7)
+        vm.release("m0", 128)
+        vm.end(8)
     finally:
         pool.kill(signal.SIGTERM)
         pool.wait(20)
