@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/num.h"
 #include "cli/bench.h"
+#include "cli/bench_marks.h"
 #include "cli/bench_out.h"
 #include "cli/bench_util.h"
 #include "cli/bench_watch.h"
@@ -65,7 +66,7 @@ struct boot_bench {
 	unsigned vs_count, runs;
 	uint64_t timeout_s, memory_bytes;
 	bool json;
-	char dir[BENCH_DIR_MAX], timeline[BENCH_FILE_MAX], self[4200];
+	char dir[BENCH_DIR_MAX], timeline[BENCH_FILE_MAX], self[BENCH_SELF_MAX];
 	unsigned subject_count;
 	struct subject subjects[SUBJECTS_MAX];
 	struct bench_samples phases_ms[ARRAY_LEN(phases)];
@@ -118,22 +119,15 @@ static int memory_set(
 {
 	struct boot_bench *bench = ctx;
 
-	if (size_parse(value, &bench->memory_bytes) < 0 || bench->memory_bytes % MIB ||
-		bench->memory_bytes < 16 * MIB)
-		return err_set(err, -EINVAL,
-			"--memory: \"%s\" is not a size of whole MiB from 16M on", value);
 	bench->memory = value;
-	return 0;
+	return bench_memory_set(&bench->memory_bytes, value, err);
 }
 
 static int vs_set(void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	struct boot_bench *bench = ctx;
 
-	if (bench->vs_count == ARRAY_LEN(bench->vs))
-		return err_set(err, -E2BIG, "--vs: at most %zu commands", ARRAY_LEN(bench->vs));
-	bench->vs[bench->vs_count++] = value;
-	return 0;
+	return bench_vs_add(bench->vs, ARRAY_LEN(bench->vs), &bench->vs_count, value, err);
 }
 
 static int json_set(
@@ -201,20 +195,14 @@ static int own_make(struct boot_bench *bench, struct kv_err *err)
 	}
 	words[count++] = "--";
 	words[count++] = bench->kernel;
-	bench->subjects[0].argv = calloc(count + 1, sizeof(char *));
+	bench->subjects[0].argv = bench_words_copy(words, count);
 	bench->subject_count = 1;
-	for (unsigned i = 0; bench->subjects[0].argv && i < count; i++) {
-		bench->subjects[0].argv[i] = strdup(words[i]);
-		if (!bench->subjects[0].argv[i])
-			return err_set(err, -ENOMEM, "out of memory");
-	}
 	return bench->subjects[0].argv ? 0 : err_set(err, -ENOMEM, "out of memory");
 }
 
 static int subjects_make(struct boot_bench *bench, struct kv_err *err)
 {
-	ssize_t n = readlink("/proc/self/exe", bench->self, sizeof(bench->self) - 1);
-	int r = n < 0 ? err_set(err, -errno, "/proc/self/exe: %s", err_text(errno)) : 0;
+	int r = bench_self(bench->self, err);
 
 	if (!r)
 		r = bench_dir_make(bench->dir, err);
@@ -232,35 +220,15 @@ static int subjects_make(struct boot_bench *bench, struct kv_err *err)
 	return r;
 }
 
-/* What the last run's timeline says of @mark, in ns. Returns false when it was not reached. */
-static bool mark_ns(json_t *marks, enum mark mark, double *ns)
-{
-	json_t *at = json_object_get(json_object_get(marks, mark_name(mark)), "ns");
-
-	*ns = (double)json_integer_value(at);
-	return at;
-}
-
-/* The time between two marks, or less than 0 when one was not reached. */
-static double span_ms(json_t *marks, enum mark from, enum mark to)
-{
-	double start, end;
-
-	if (!mark_ns(marks, from, &start) || !mark_ns(marks, to, &end))
-		return -1;
-	return (end - start) / 1e6;
-}
-
 /* Keep the steps of kvick's last run, which took @done_ms to the line. */
 static int phases_keep(struct boot_bench *bench, double done_ms)
 {
-	json_t *root = json_load_file(bench->timeline, 0, NULL);
-	json_t *marks = json_object_get(root, "marks");
 	bool best = !bench->best_ms || done_ms < bench->best_ms;
-	int r = marks ? 0 : -EIO;
+	struct bench_marks marks;
+	int r = bench_marks_read(&marks, bench->timeline);
 
 	for (size_t i = 0; !r && i < ARRAY_LEN(phases); i++) {
-		double ms = span_ms(marks, phases[i].from, phases[i].to);
+		double ms = bench_span_ms(&marks, phases[i].from, phases[i].to);
 
 		if (best)
 			bench->best_phases_ms[i] = ms;
@@ -268,38 +236,34 @@ static int phases_keep(struct boot_bench *bench, double done_ms)
 			r = bench_add(&bench->phases_ms[i], ms);
 	}
 	for (size_t i = 0; !r && best && i < ARRAY_LEN(slices); i++) {
-		double ms = span_ms(marks, slices[i].from, slices[i].to);
+		double ms = bench_span_ms(&marks, slices[i].from, slices[i].to);
 
 		/* A guest that writes no boot byte has booted when the line comes. */
 		if (ms < 0 && slices[i].to == MARK_BOOT)
-			ms = done_ms - span_ms(marks, MARK_EXEC, slices[i].from);
+			ms = done_ms - bench_span_ms(&marks, MARK_EXEC, slices[i].from);
 		bench->best_slices_ms[i] = ms;
 	}
 	if (best)
 		bench->best_ms = done_ms;
-	json_decref(root);
 	return r;
 }
 
 /* The name of the last mark that kvick's last run reached before it was ended. */
 static const char *mark_last(const struct boot_bench *bench)
 {
-	json_t *root = json_load_file(bench->timeline, 0, NULL);
-	json_t *marks = json_object_get(root, "marks");
 	const char *last = NULL;
-	double latest = -1;
+	struct bench_marks marks;
+	uint64_t latest = 0;
 
+	bench_marks_read(&marks, bench->timeline);
 	for (int i = 0; i < MARK_COUNT; i++) {
-		double ns;
-
-		if (i == MARK_SHUTDOWN || i == MARK_DOWN || !mark_ns(marks, (enum mark)i, &ns))
+		if (i == MARK_SHUTDOWN || i == MARK_DOWN || !marks.reached[i])
 			continue;
-		if (ns >= latest) {
-			latest = ns;
+		if (marks.ns[i] >= latest) {
+			latest = marks.ns[i];
 			last = mark_name((enum mark)i);
 		}
 	}
-	json_decref(root);
 	return last;
 }
 
@@ -428,14 +392,12 @@ static int json_print(struct boot_bench *bench, const struct bench_noise *noise)
 
 	for (unsigned s = 0; s < bench->subject_count; s++) {
 		struct subject *subject = &bench->subjects[s];
-		json_t *argv = json_array();
 
-		for (char **word = subject->argv; *word; word++)
-			json_array_append_new(argv, json_string(*word));
 		json_array_append_new(subjects,
 			json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", subject_name(bench, s),
-				"command", argv, "first_output_ms", bench_json(&subject->first_ms),
-				"done_ms", bench_json(&subject->done_ms), "cpu_ms",
+				"command", bench_words_json(subject->argv), "first_output_ms",
+				bench_json(&subject->first_ms), "done_ms",
+				bench_json(&subject->done_ms), "cpu_ms",
 				bench_json(&subject->cpu_ms)));
 	}
 	for (size_t i = 0; i < ARRAY_LEN(phases); i++)

@@ -85,7 +85,7 @@ struct footprint {
 	unsigned vs_count;
 	uint64_t kernel_bytes, initrd_bytes, memory_bytes;
 	char dir[BENCH_DIR_MAX], made_kernel[BENCH_FILE_MAX], made_initrd[BENCH_FILE_MAX];
-	char errors[BENCH_FILE_MAX], self[4200];
+	char errors[BENCH_FILE_MAX], self[BENCH_SELF_MAX];
 	unsigned subject_count;
 	struct subject subjects[SUBJECTS_MAX];
 };
@@ -140,10 +140,7 @@ static int size_set(
 	if (size_parse(value, bytes) < 0)
 		return err_set(err, -EINVAL, "--%s: \"%s\" is not a size such as 19M", option->name,
 			value);
-	if (bytes == &bench->memory_bytes && (*bytes % MIB || *bytes < 16 * MIB))
-		return err_set(err, -EINVAL,
-			"--memory: \"%s\" is not a size of whole MiB from 16M on", value);
-	return 0;
+	return bytes == &bench->memory_bytes ? bench_memory_set(bytes, value, err) : 0;
 }
 
 static int text_set(
@@ -164,10 +161,7 @@ static int vs_set(void *ctx, const struct cli_option *option, const char *value,
 {
 	struct footprint *bench = ctx;
 
-	if (bench->vs_count == ARRAY_LEN(bench->vs))
-		return err_set(err, -E2BIG, "--vs: at most %zu commands", ARRAY_LEN(bench->vs));
-	bench->vs[bench->vs_count++] = value;
-	return 0;
+	return bench_vs_add(bench->vs, VS_MAX, &bench->vs_count, value, err);
 }
 
 static int json_set(
@@ -239,7 +233,6 @@ static int self_make(struct footprint *bench, struct kv_err *err)
 	MEM_SCOPED char *text = NULL;
 	ssize_t len = file_read_all("/proc/self/exe", 256 * MIB, &text);
 	FD_SCOPED int fd = -1;
-	ssize_t n;
 	int r;
 
 	if (len < 0)
@@ -255,9 +248,7 @@ static int self_make(struct footprint *bench, struct kv_err *err)
 	if (!access(bench->self, X_OK))
 		return 0;
 	unlink(bench->self);
-	n = readlink("/proc/self/exe", bench->self, sizeof(bench->self) - 1);
-	bench->self[n < 0 ? 0 : n] = '\0';
-	return 0;
+	return bench_self(bench->self, err);
 }
 
 /* One of kvick's own, from @words, with the images behind them. */
@@ -344,7 +335,7 @@ static int set_measure(struct subject *subject, unsigned index, const pid_t *pid
 {
 	double sums[FIG_COUNT] = {0};
 	struct kernel_memory now;
-	int r = proc_kernel(&now);
+	int r = proc_kernel(&now, true);
 
 	for (unsigned i = 0; !r && i < count; i++) {
 		struct proc_memory memory;
@@ -390,7 +381,7 @@ static int set_run(
 	if (subject->count)
 		snprintf(subject->count, 5, "%u", instances);
 	nanosleep(&rest, NULL);
-	r = proc_kernel(&before);
+	r = proc_kernel(&before, true);
 	while (!r && started < count) {
 		r = proc_start(&pids[started], subject->argv, bench->errors);
 		if (r < 0) {
@@ -492,10 +483,8 @@ static void bench_print(struct footprint *bench)
 static json_t *subject_json(struct footprint *bench, unsigned index)
 {
 	struct subject *subject = &bench->subjects[index];
-	json_t *sets = json_array(), *argv = json_array();
+	json_t *sets = json_array();
 
-	for (char **word = subject->argv; *word; word++)
-		json_array_append_new(argv, json_string(*word));
 	for (unsigned i = 0; i < bench->count_count; i++) {
 		json_t *set = json_pack("{s:i}", "instances", (int)bench->counts[i]);
 
@@ -504,8 +493,8 @@ static json_t *subject_json(struct footprint *bench, unsigned index)
 				set, figures[f].name, bench_json(&subject->samples[i][f]));
 		json_array_append_new(sets, set);
 	}
-	return json_pack("{s:s, s:o, s:o}", "name", subject_name(bench, index), "command", argv,
-		"sets", sets);
+	return json_pack("{s:s, s:o, s:o}", "name", subject_name(bench, index), "command",
+		bench_words_json(subject->argv), "sets", sets);
 }
 
 static int json_print(struct footprint *bench, const struct bench_noise *noise)

@@ -115,10 +115,7 @@ static int size_set(
 	if (size_parse(value, bytes) < 0)
 		return err_set(err, -EINVAL, "--%s: \"%s\" is not a size such as 19M", option->name,
 			value);
-	if (bytes == &bench->memory_bytes && (*bytes % MIB || *bytes < 16 * MIB))
-		return err_set(err, -EINVAL,
-			"--memory: \"%s\" is not a size of whole MiB from 16M on", value);
-	return 0;
+	return bytes == &bench->memory_bytes ? bench_memory_set(bytes, value, err) : 0;
 }
 
 static int json_set(
@@ -148,14 +145,6 @@ static const struct cli_usage usage = {
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 };
-
-static uint64_t cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static void vm_booted(void *ctx)
 {
@@ -275,7 +264,7 @@ static int kvick_batch(struct halt_bench *bench, unsigned threads, bool timed,
 	struct result *result, struct kv_err *err)
 {
 	MEM_SCOPED struct maker *makers = calloc(threads, sizeof(*makers));
-	uint64_t cpu = cpu_ns();
+	uint64_t cpu = bench_cpu_ns();
 	unsigned started;
 	int r = 0;
 
@@ -304,7 +293,8 @@ static int kvick_batch(struct halt_bench *bench, unsigned threads, bool timed,
 		maker_clear(&makers[i]);
 	}
 	if (!r && result && !timed)
-		r = bench_add(&result->cpu_us, (double)(cpu_ns() - cpu) / 1e3 / (BATCH * threads));
+		r = bench_add(
+			&result->cpu_us, (double)(bench_cpu_ns() - cpu) / 1e3 / (BATCH * threads));
 	return r;
 }
 

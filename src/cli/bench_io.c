@@ -67,7 +67,7 @@ struct io_bench {
 	const char *disk;
 	uint64_t timeout_s, memory_bytes, requests;
 	bool json;
-	char dir[BENCH_DIR_MAX], fresh[BENCH_FILE_MAX], both[BENCH_FILE_MAX], self[4200];
+	char dir[BENCH_DIR_MAX], fresh[BENCH_FILE_MAX], both[BENCH_FILE_MAX], self[BENCH_SELF_MAX];
 	unsigned subject_count;
 	struct subject subjects[SUBJECTS_MAX];
 	/* Of the run under way: */
@@ -122,22 +122,15 @@ static int memory_set(
 {
 	struct io_bench *bench = ctx;
 
-	if (size_parse(value, &bench->memory_bytes) < 0 || bench->memory_bytes % MIB ||
-		bench->memory_bytes < 16 * MIB)
-		return err_set(err, -EINVAL,
-			"--memory: \"%s\" is not a size of whole MiB from 16M on", value);
 	bench->memory = value;
-	return 0;
+	return bench_memory_set(&bench->memory_bytes, value, err);
 }
 
 static int vs_set(void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	struct io_bench *bench = ctx;
 
-	if (bench->vs_count == ARRAY_LEN(bench->vs))
-		return err_set(err, -E2BIG, "--vs: at most %zu commands", ARRAY_LEN(bench->vs));
-	bench->vs[bench->vs_count++] = value;
-	return 0;
+	return bench_vs_add(bench->vs, ARRAY_LEN(bench->vs), &bench->vs_count, value, err);
 }
 
 static int json_set(
@@ -225,21 +218,20 @@ static int initrd_make(struct io_bench *bench, struct kv_err *err)
 static int own_make(struct io_bench *bench, struct kv_err *err)
 {
 	MEM_SCOPED char *disk = NULL;
-	const char *words[] = {bench->self, "run", "--memory", bench->memory, "--initrd",
-		bench->both, "--append", bench->append, "--disk", NULL, "--", bench->kernel};
-	char **argv = calloc(ARRAY_LEN(words) + 1, sizeof(char *));
+	char **argv = NULL;
 
 	if (asprintf(&disk, "%s%s%s", bench->disk, bench->keys ? "," : "",
 		    bench->keys ? bench->keys : "") < 0)
 		disk = NULL;
+	if (disk) {
+		const char *words[] = {bench->self, "run", "--memory", bench->memory, "--initrd",
+			bench->both, "--append", bench->append, "--disk", disk, "--",
+			bench->kernel};
+
+		argv = bench_words_copy(words, ARRAY_LEN(words));
+	}
 	bench->subjects[0].argv = argv;
 	bench->subject_count = 1;
-	words[9] = disk;
-	for (size_t i = 0; argv && i < ARRAY_LEN(words); i++) {
-		argv[i] = words[i] ? strdup(words[i]) : NULL;
-		if (!argv[i])
-			return err_set(err, -ENOMEM, "out of memory");
-	}
 	return argv ? 0 : err_set(err, -ENOMEM, "out of memory");
 }
 
@@ -268,8 +260,7 @@ static int other_make(struct io_bench *bench, const char *text, struct kv_err *e
 
 static int subjects_make(struct io_bench *bench, struct kv_err *err)
 {
-	ssize_t n = readlink("/proc/self/exe", bench->self, sizeof(bench->self) - 1);
-	int r = n < 0 ? err_set(err, -errno, "/proc/self/exe: %s", err_text(errno)) : 0;
+	int r = bench_self(bench->self, err);
 
 	if (!r)
 		r = bench_dir_make(bench->dir, err);
@@ -428,11 +419,7 @@ static int rounds_run(struct io_bench *bench, struct kv_err *err)
 
 static const char *subject_name(const struct io_bench *bench, unsigned index)
 {
-	const char *slash = strrchr(bench->subjects[index].argv[0], '/');
-
-	if (!index)
-		return "kvick run";
-	return slash ? slash + 1 : bench->subjects[index].argv[0];
+	return index ? bench_words_name(bench->subjects[index].argv) : "kvick run";
 }
 
 static void bench_print(struct io_bench *bench)
@@ -465,10 +452,8 @@ static int json_print(struct io_bench *bench, const struct bench_noise *noise)
 
 	for (unsigned s = 0; s < bench->subject_count; s++) {
 		struct subject *subject = &bench->subjects[s];
-		json_t *list = json_array(), *argv = json_array();
+		json_t *list = json_array();
 
-		for (char **word = subject->argv; *word; word++)
-			json_array_append_new(argv, json_string(*word));
 		for (size_t i = 0; i < ARRAY_LEN(works); i++)
 			json_array_append_new(list,
 				json_pack("{s:s, s:i, s:i, s:o, s:o, s:o}", "work", works[i].verb,
@@ -477,9 +462,9 @@ static int json_print(struct io_bench *bench, const struct bench_noise *noise)
 					bench_json(&subject->figures[i].mib_s), "exits_per_request",
 					bench_json(&subject->figures[i].exits), "cpu_ns_per_byte",
 					bench_json(&subject->figures[i].cpu_ns)));
-		json_array_append_new(
-			subjects, json_pack("{s:s, s:o, s:o}", "name", subject_name(bench, s),
-					  "command", argv, "works", list));
+		json_array_append_new(subjects,
+			json_pack("{s:s, s:o, s:o}", "name", subject_name(bench, s), "command",
+				bench_words_json(subject->argv), "works", list));
 	}
 	return bench_json_print("io", noise,
 		json_pack("{s:s, s:i, s:I, s:o}", "kernel", bench->kernel, "runs", (int)bench->runs,

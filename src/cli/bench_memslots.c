@@ -15,9 +15,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/fd.h"
 #include "cli/bench.h"
+#include "cli/bench_marks.h"
 #include "cli/bench_out.h"
+#include "cli/bench_proc.h"
 #include "cli/bench_util.h"
 #include "cli/cli.h"
 #include "gmem/hot.h"
@@ -58,7 +59,7 @@ struct bench {
 	struct kvm *kvm;
 	struct cell cells[SIZES][PLUGS][HOWS];
 	struct bench_samples start_ms[SIZES][HOWS], start_ratio[SIZES][HOWS], none_ms;
-	char dir[BENCH_DIR_MAX], self[4096], guest[4200], timeline[BENCH_FILE_MAX];
+	char dir[BENCH_DIR_MAX], self[BENCH_SELF_MAX], guest[4200], timeline[BENCH_FILE_MAX];
 };
 
 /* A VM with one vCPU that does nothing but leave the guest, again and again. */
@@ -184,26 +185,19 @@ static int vm_make(struct vm *vm, struct kvm *kvm, uint64_t bytes, enum how how,
 	return r < 0 ? err_set(err, r, "the guest cannot be started: %s", err_text(r)) : 0;
 }
 
-/* The value of a line of /proc/meminfo in KiB, or -1. */
-static double meminfo_kib(const char *key)
+/* What KVM keeps is in it. A vCPU runs meanwhile, which must not stand still for an exact count. */
+static struct kernel_memory books_read(void)
 {
-	MEM_SCOPED char *text = NULL;
-	const char *at;
+	struct kernel_memory books;
 
-	if (file_read_all("/proc/meminfo", 65536, &text) < 0)
-		return -1;
-	at = strstr(text, key);
-	return at ? strtod(at + strlen(key), NULL) : -1;
+	proc_kernel(&books, false);
+	return books;
 }
 
-/* What KVM keeps, as far as the kernel tells. */
-struct books {
-	double vmalloc_kib, slab_kib;
-};
-
-static struct books books_read(void)
+/* Their difference, which may be negative, in KiB. */
+static double kib_more(uint64_t after, uint64_t before)
 {
-	return (struct books){meminfo_kib("VmallocUsed:"), meminfo_kib("Slab:")};
+	return ((double)after - (double)before) / KIB;
 }
 
 static void nap(uint64_t ns)
@@ -236,12 +230,12 @@ static double stall_take(struct vm *vm)
 }
 
 /* Let the vCPU run by itself, plug, read the books, unplug. */
-static int vm_measure(struct vm *vm, struct cell *cell, uint64_t bytes, const struct books *before,
-	struct kv_err *err)
+static int vm_measure(struct vm *vm, struct cell *cell, uint64_t bytes,
+	const struct kernel_memory *before, struct kv_err *err)
 {
 	double gib = (double)bytes / (double)GIB, plug, unplug, idle, stall;
 	struct gmem_hot_info info;
-	struct books after;
+	struct kernel_memory after;
 	int r = 0;
 
 	nap(IDLE_NS / 5);
@@ -262,8 +256,8 @@ static int vm_measure(struct vm *vm, struct cell *cell, uint64_t bytes, const st
 	if (atomic_load(&vm->failed))
 		return err_set(err, vm->failed, "the guest stopped: %s", err_text(vm->failed));
 	gmem_hot_info(vm->hot, &info);
-	r |= bench_add(&cell->vmalloc_kib, after.vmalloc_kib - before->vmalloc_kib);
-	r |= bench_add(&cell->slab_kib, after.slab_kib - before->slab_kib);
+	r |= bench_add(&cell->vmalloc_kib, kib_more(after.vmalloc_bytes, before->vmalloc_bytes));
+	r |= bench_add(&cell->slab_kib, kib_more(after.slab_bytes, before->slab_bytes));
 	r |= bench_add(&cell->idle_us, idle);
 	if (bytes) {
 		r |= bench_add(&cell->plug_ms, plug / gib);
@@ -282,12 +276,11 @@ static int cell_round(struct bench *bench, unsigned s, unsigned p, enum how how,
 {
 	struct cell *cell = &bench->cells[s][p][how];
 	struct vm none = {0}, vm = {0};
-	struct books start, plain, before;
+	struct kernel_memory start, plain, before;
 	int r;
 
 	/* Where rmaps are made for all of it, half of what is free is enough to lose. */
-	if (how == ONE_SLOT &&
-		(double)bench->sizes[s] / RMAP_DIVISOR / 1024 > meminfo_kib("MemAvailable:") / 2)
+	if (how == ONE_SLOT && bench->sizes[s] / RMAP_DIVISOR > books_read().available_bytes / 2)
 		return 0;
 	cell->tried = true;
 	start = books_read();
@@ -298,24 +291,12 @@ static int cell_round(struct bench *bench, unsigned s, unsigned p, enum how how,
 	if (r < 0)
 		return r;
 	before = books_read();
-	before.vmalloc_kib += plain.vmalloc_kib - start.vmalloc_kib;
-	before.slab_kib += plain.slab_kib - start.slab_kib;
+	before.vmalloc_bytes += plain.vmalloc_bytes - start.vmalloc_bytes;
+	before.slab_bytes += plain.slab_bytes - start.slab_bytes;
 	r = vm_make(&vm, bench->kvm, bench->sizes[s], how, err);
 	if (!r)
 		r = vm_measure(&vm, cell, plugs[p], &before, err);
 	vm_free(&vm);
-	return r;
-}
-
-/* The time from exec to the guest's boot byte, out of the timeline of the last run. */
-static int start_read(const struct bench *bench, double *ret_ms)
-{
-	json_t *root = json_load_file(bench->timeline, 0, NULL);
-	json_t *boot = json_object_get(json_object_get(root, "marks"), mark_name(MARK_BOOT));
-	int r = boot ? 0 : -EIO;
-
-	*ret_ms = (double)json_integer_value(json_object_get(boot, "ns")) / 1e6;
-	json_decref(root);
 	return r;
 }
 
@@ -334,7 +315,7 @@ static int start_run(struct bench *bench, const char *keys, double *ret_ms, stru
 	if (!r && run.status)
 		r = -EIO;
 	if (!r)
-		r = start_read(bench, ret_ms);
+		r = bench_boot_ms(bench->timeline, ret_ms);
 	return r < 0 ? err_set(err, r, "kvick run %s: %s", keys ? keys : "", err_text(r)) : 0;
 }
 
@@ -581,11 +562,10 @@ static int sizes_fit(struct bench *bench, struct kv_err *err)
 static int bench_prepare(struct bench *bench, struct kv_err *err)
 {
 	static const uint64_t sizes[SIZES] = {GIB, 16 * GIB, 256 * GIB, TIB, 4 * TIB};
-	ssize_t n = readlink("/proc/self/exe", bench->self, sizeof(bench->self) - 1);
-	int r;
+	int r = bench_self(bench->self, err);
 
-	if (n < 0)
-		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
+	if (r < 0)
+		return r;
 	if (!bench->size_count) {
 		memcpy(bench->sizes, sizes, sizeof(sizes));
 		bench->size_count = SIZES;

@@ -135,6 +135,15 @@ static const char *cpu_name(char *buf, size_t bytes)
 	return buf;
 }
 
+json_t *bench_words_json(char *const *words)
+{
+	json_t *list = json_array();
+
+	for (; *words; words++)
+		json_array_append_new(list, json_string(*words));
+	return list;
+}
+
 json_t *bench_host_json(void)
 {
 	struct sysinfo info = {0};

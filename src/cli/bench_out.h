@@ -43,6 +43,9 @@ json_t *bench_json(struct bench_samples *samples);
  */
 int bench_json_print(const char *kind, const struct bench_noise *noise, json_t *result);
 
+/* The command line @words (ended by NULL) as an array. Owns: the caller has the only reference. */
+json_t *bench_words_json(char *const *words);
+
 /* Facts on this machine: kernel, CPU, number of CPUs, memory, kind of KVM. */
 json_t *bench_host_json(void);
 

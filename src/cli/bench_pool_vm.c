@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/num.h"
+#include "cli/bench_marks.h"
 #include "cli/bench_pool.h"
 #include "pool/client.h"
 #include "trace/timeline.h"
@@ -50,12 +51,11 @@ static const struct {
 
 int bench_vms_prepare(struct bench_vms *vms, uint64_t bytes, struct kv_err *err)
 {
-	ssize_t n = readlink("/proc/self/exe", vms->self, sizeof(vms->self) - 1);
-	int r;
+	int r = bench_self(vms->self, err);
 
 	vms->bytes = bytes;
-	if (n < 0)
-		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
+	if (r < 0)
+		return r;
 	r = bench_locate(vms->signal, sizeof(vms->signal), "guest/flat/signal.pvh.elf",
 		"signal.pvh.elf", err);
 	if (!r)
@@ -107,26 +107,15 @@ static int vm_run(struct bench_run *run, char *const *argv, const char *memory, 
 	return r < 0 ? err_set(err, r, "kvick run --memory %s: %s", memory, err_text(r)) : 0;
 }
 
-/* The time between two marks of the timeline that the last run left, ms. */
-static double span_ms(json_t *marks, enum mark from, enum mark to)
-{
-	json_t *a = json_object_get(marks, mark_name(from));
-	json_t *b = json_object_get(marks, mark_name(to));
-
-	return (double)(json_integer_value(json_object_get(b, "ns")) -
-			json_integer_value(json_object_get(a, "ns"))) /
-	       1e6;
-}
-
 static int start_note(struct bench_vms *vms, enum bench_start kind, const struct bench_run *run)
 {
-	json_t *root = json_load_file(vms->timeline, 0, NULL);
-	json_t *marks = json_object_get(root, "marks");
-	double boot = span_ms(marks, MARK_EXEC, MARK_BOOT);
-	double kvm = span_ms(marks, MARK_MEMORY, MARK_VM);
-	int r = marks && boot > 0 ? 0 : -EIO;
+	struct bench_marks marks;
+	int r = bench_marks_read(&marks, vms->timeline);
+	double boot = bench_span_ms(&marks, MARK_EXEC, MARK_BOOT);
+	double kvm = bench_span_ms(&marks, MARK_MEMORY, MARK_VM);
 
-	json_decref(root);
+	if (!r && boot <= 0)
+		r = -EIO;
 	if (!r)
 		r = bench_add(&vms->starts[kind].boot_ms, boot);
 	if (!r)

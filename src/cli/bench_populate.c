@@ -17,6 +17,7 @@
 
 #include "base/num.h"
 #include "cli/bench.h"
+#include "cli/bench_marks.h"
 #include "cli/bench_out.h"
 #include "cli/bench_util.h"
 #include "cli/cli.h"
@@ -83,16 +84,8 @@ struct bench {
 	struct bench_samples clears[COLUMNS_MAX][CLEARS];
 	uint64_t sizes[SIZES];
 	struct bench_samples start_ms[KINDS][STARTS][SIZES];
-	char dir[BENCH_DIR_MAX], self[4096], guest[4200], timeline[BENCH_FILE_MAX];
+	char dir[BENCH_DIR_MAX], self[BENCH_SELF_MAX], guest[4200], timeline[BENCH_FILE_MAX];
 };
-
-static uint64_t cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 /* Work on a slice of memory in a thread. */
 struct slice {
@@ -184,10 +177,10 @@ static int bare_run(
 	at = slack ? (uint8_t *)align_up((uintptr_t)map, 2 * MIB) : map;
 	if (kind->advice)
 		madvise(at, span, kind->advice);
-	used = cpu_ns();
+	used = bench_cpu_ns();
 	begun = clock_ns();
 	r = slices_run(at, span, page > 2 * MIB ? page : 2 * MIB, threads, slice_populate);
-	*rates = rates_of(span, clock_ns() - begun, cpu_ns() - used);
+	*rates = rates_of(span, clock_ns() - begun, bench_cpu_ns() - used);
 	munmap(map, span + slack);
 	return r;
 }
@@ -224,13 +217,13 @@ static int kvick_run(const struct bench *bench, const struct kind *kind, unsigne
 	if (r < 0)
 		return err_set(err, r, "out of memory");
 	r = gmem_add_backed(gm, 0, bench->size_bytes, &kind->backing, 0, err);
-	used = cpu_ns();
+	used = bench_cpu_ns();
 	begun = clock_ns();
 	if (!r)
 		r = gmem_fill_create(&fill, gm, &opts, err);
 	if (!r)
 		r = gmem_fill_run(fill, NULL, err);
-	*rates = rates_of(bench->size_bytes, clock_ns() - begun, cpu_ns() - used);
+	*rates = rates_of(bench->size_bytes, clock_ns() - begun, bench_cpu_ns() - used);
 	gmem_fill_destroy(fill);
 	gmem_destroy(gm);
 	return r;
@@ -318,18 +311,6 @@ static int clears_run(struct bench *bench, unsigned round, struct kv_err *err)
 	return r < 0 ? err_set(err, r, "clearing: %s", err_text(r)) : 0;
 }
 
-/* The time from exec to the guest's boot byte, out of the timeline of the last run. */
-static int start_read(const struct bench *bench, double *ret_ms)
-{
-	json_t *root = json_load_file(bench->timeline, 0, NULL);
-	json_t *boot = json_object_get(json_object_get(root, "marks"), mark_name(MARK_BOOT));
-	int r = boot ? 0 : -EIO;
-
-	*ret_ms = (double)json_integer_value(json_object_get(boot, "ns")) / 1e6;
-	json_decref(root);
-	return r;
-}
-
 static int start_run(struct bench *bench, unsigned k, unsigned s, unsigned size, bool counted,
 	struct kv_err *err)
 {
@@ -348,7 +329,7 @@ static int start_run(struct bench *bench, unsigned k, unsigned s, unsigned size,
 	if (!r && run.status)
 		r = -EIO;
 	if (!r)
-		r = start_read(bench, &ms);
+		r = bench_boot_ms(bench->timeline, &ms);
 	if (r < 0)
 		return err_set(err, r, "kvick run --memory %s: %s", memory, err_text(r));
 	return counted ? bench_add(&bench->start_ms[k][s][size], ms) : 0;
@@ -628,12 +609,11 @@ static const struct cli_usage usage = {
 
 static int bench_prepare(struct bench *bench, struct kv_err *err)
 {
-	ssize_t n = readlink("/proc/self/exe", bench->self, sizeof(bench->self) - 1);
+	int r = bench_self(bench->self, err);
 	char most[16];
-	int r;
 
-	if (n < 0)
-		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
+	if (r < 0)
+		return r;
 	if (!bench->column_count) {
 		unsigned cpus = gmem_cpus();
 

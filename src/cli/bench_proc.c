@@ -199,15 +199,15 @@ int proc_measure(pid_t pid, struct proc_memory *ret)
 	return 0;
 }
 
-int proc_kernel(struct kernel_memory *ret)
+int proc_kernel(struct kernel_memory *ret, bool exact)
 {
 	MEM_SCOPED char *text = NULL, *nothing = NULL;
 	ssize_t n;
 
-	/* Each CPU keeps counts of its own for up to a second; root may have them added up now. */
-	(void)file_read_all("/proc/sys/vm/stat_refresh", KIB, &nothing);
+	*ret = (struct kernel_memory){0};
+	if (exact)
+		(void)file_read_all("/proc/sys/vm/stat_refresh", KIB, &nothing);
 	n = file_read_all("/proc/meminfo", 64 * KIB, &text);
-
 	if (n < 0)
 		return (int)n;
 	*ret = (struct kernel_memory){

@@ -50,7 +50,10 @@ struct kernel_memory {
 	uint64_t stacks_bytes, percpu_bytes;
 };
 
-/* Returns 0 or -errno. */
-int proc_kernel(struct kernel_memory *ret);
+/*
+ * @exact: have added up first what each CPU counts by itself for up to a second (root only); that
+ * takes a moment of every CPU. Returns 0 or -errno, with all 0.
+ */
+int proc_kernel(struct kernel_memory *ret, bool exact);
 
 #endif

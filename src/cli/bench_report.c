@@ -273,16 +273,15 @@ static int out_make(const struct report *report, struct kv_err *err)
 
 static int report_make(struct report *report, struct kv_err *err)
 {
-	ssize_t n = readlink("/proc/self/exe", report->self, sizeof(report->self) - 1);
+	int r = bench_self(report->self, err);
 	json_t *sections = json_array();
 	char when[40];
 	time_t now = time(NULL);
 	struct tm tm;
 	json_t *root;
-	int r;
 
-	if (n < 0)
-		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
+	if (r < 0)
+		return r;
 	strftime(when, sizeof(when), "%Y-%m-%d %H:%M UTC", gmtime_r(&now, &tm));
 	root = json_pack("{s:s, s:s, s:s, s:o, s:b, s:o}", "kind", "report", "kvick", KVICK_VERSION,
 		"date", when, "host", bench_host_json(), "quick", report->quick, "sections",

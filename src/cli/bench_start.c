@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/num.h"
 #include "cli/bench.h"
+#include "cli/bench_marks.h"
 #include "cli/bench_out.h"
 #include "cli/bench_util.h"
 #include "cli/cli.h"
@@ -74,7 +75,7 @@ struct bench {
 	const char *vs[VS_MAX];
 	bool json;
 	char dir[BENCH_DIR_MAX], timeline[BENCH_FILE_MAX];
-	char self[4096], guest[4200], floor[4200];
+	char self[BENCH_SELF_MAX], guest[4200], floor[4200];
 };
 
 static int runs_set(
@@ -148,10 +149,7 @@ static int vs_set(void *ctx, const struct cli_option *option, const char *value,
 {
 	struct bench *bench = ctx;
 
-	if (bench->vs_count == VS_MAX)
-		return err_set(err, -E2BIG, "--vs: at most %d commands", VS_MAX);
-	bench->vs[bench->vs_count++] = value;
-	return 0;
+	return bench_vs_add(bench->vs, VS_MAX, &bench->vs_count, value, err);
 }
 
 static int json_set(
@@ -185,25 +183,10 @@ static const struct cli_usage usage = {
 	.option_count = ARRAY_LEN(options),
 };
 
-/* An argument vector of the @count words at @words. */
-static char **argv_make(const char *const *words, size_t count)
-{
-	char **argv = calloc(count + 1, sizeof(*argv));
-
-	for (size_t i = 0; argv && i < count; i++) {
-		argv[i] = strdup(words[i]);
-		if (!argv[i]) {
-			bench_words_free(argv);
-			return NULL;
-		}
-	}
-	return argv;
-}
-
 static int subject_add(struct bench_case *c, enum subject_kind kind, const char *const *words,
 	size_t count, struct kv_err *err)
 {
-	char **argv = argv_make(words, count);
+	char **argv = bench_words_copy(words, count);
 
 	if (!argv)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -246,13 +229,11 @@ static int subjects_make(struct bench *bench, struct bench_case *c, struct kv_er
 
 static int files_make(struct bench *bench, struct kv_err *err)
 {
-	ssize_t n = readlink("/proc/self/exe", bench->self, sizeof(bench->self) - 1);
-	int r;
+	int r = bench_self(bench->self, err);
 
-	if (n < 0)
-		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
-	r = bench_locate(bench->guest, sizeof(bench->guest), "guest/flat/signal.pvh.elf",
-		"signal.pvh.elf", err);
+	if (!r)
+		r = bench_locate(bench->guest, sizeof(bench->guest), "guest/flat/signal.pvh.elf",
+			"signal.pvh.elf", err);
 	if (!r)
 		r = bench_locate(bench->floor, sizeof(bench->floor), "bench/floor", "floor", err);
 	if (r < 0)
@@ -302,21 +283,13 @@ static void bench_clear(struct bench *bench)
 /* Take the spans out of the timeline that the last run left. */
 static int phases_read(struct bench *bench, struct subject *subject)
 {
-	json_t *root = json_load_file(bench->timeline, 0, NULL);
-	json_t *marks = json_object_get(root, "marks");
-	int r = marks ? 0 : -EIO;
+	struct bench_marks marks;
+	int r = bench_marks_read(&marks, bench->timeline);
 
-	for (size_t i = 0; !r && i < ARRAY_LEN(phases); i++) {
-		json_t *from = json_object_get(marks, mark_name(phases[i].from));
-		json_t *to = json_object_get(marks, mark_name(phases[i].to));
-
-		if (from && to)
+	for (size_t i = 0; !r && i < ARRAY_LEN(phases); i++)
+		if (marks.reached[phases[i].from] && marks.reached[phases[i].to])
 			r = bench_add(&subject->phases_ms[i],
-				(double)(json_integer_value(json_object_get(to, "ns")) -
-					 json_integer_value(json_object_get(from, "ns"))) /
-					1e6);
-	}
-	json_decref(root);
+				bench_span_ms(&marks, phases[i].from, phases[i].to));
 	return r;
 }
 

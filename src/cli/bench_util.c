@@ -181,16 +181,50 @@ double bench_rank(struct bench_samples *samples, double share)
 	return samples->values[index ? index - 1 : 0];
 }
 
-int bench_locate(
-	char *buf, size_t buf_bytes, const char *build_path, const char *name, struct kv_err *err)
+int bench_memory_set(uint64_t *bytes, const char *value, struct kv_err *err)
 {
-	char self[4096];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	char *slash;
+	if (size_parse(value, bytes) < 0 || *bytes % MIB || *bytes < 16 * MIB)
+		return err_set(err, -EINVAL,
+			"--memory: \"%s\" is not a size of whole MiB from 16M on", value);
+	return 0;
+}
+
+int bench_vs_add(
+	const char **list, unsigned room, unsigned *count, const char *value, struct kv_err *err)
+{
+	if (*count == room)
+		return err_set(err, -E2BIG, "--vs: at most %u commands", room);
+	list[(*count)++] = value;
+	return 0;
+}
+
+int bench_self(char *buf, struct kv_err *err)
+{
+	ssize_t n = readlink("/proc/self/exe", buf, BENCH_SELF_MAX - 1);
 
 	if (n < 0)
 		return err_set(err, -errno, "/proc/self/exe: %s", err_text(errno));
-	self[n] = '\0';
+	buf[n] = '\0';
+	return 0;
+}
+
+uint64_t bench_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+int bench_locate(
+	char *buf, size_t buf_bytes, const char *build_path, const char *name, struct kv_err *err)
+{
+	char self[BENCH_SELF_MAX];
+	int r = bench_self(self, err);
+	char *slash;
+
+	if (r < 0)
+		return r;
 	slash = strrchr(self, '/');
 	if (slash)
 		*slash = '\0';
@@ -283,6 +317,20 @@ int bench_words(char ***ret, const char *text, const char *kernel, const char *i
 	}
 	*ret = words;
 	return 0;
+}
+
+char **bench_words_copy(const char *const *words, size_t count)
+{
+	char **copy = calloc(count + 1, sizeof(*copy));
+
+	for (size_t i = 0; copy && i < count; i++) {
+		copy[i] = strdup(words[i]);
+		if (!copy[i]) {
+			bench_words_free(copy);
+			return NULL;
+		}
+	}
+	return copy;
 }
 
 const char *bench_words_name(char *const *words)

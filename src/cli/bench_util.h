@@ -10,6 +10,16 @@
 
 /* What the benchmarks share: processes, samples, images of a chosen size, and where things are. */
 
+/* --memory: a size of whole MiB from 16M on, to *@bytes. Returns 0; -EINVAL with a sentence. */
+int bench_memory_set(uint64_t *bytes, const char *value, struct kv_err *err);
+
+/*
+ * --vs: keep @value, which is borrowed, in @list, which has room for @room.
+ * Returns 0; -E2BIG with a sentence.
+ */
+int bench_vs_add(
+	const char **list, unsigned room, unsigned *count, const char *value, struct kv_err *err);
+
 /* One run of a program, from just before it was started until it was reaped. */
 struct bench_run {
 	uint64_t wall_ns;
@@ -68,6 +78,18 @@ void bench_free(struct bench_samples *samples);
  */
 double bench_rank(struct bench_samples *samples, double share);
 
+/* Room for the path of a program. */
+#define BENCH_SELF_MAX 4096
+
+/*
+ * The path of the running program, in @buf (BENCH_SELF_MAX bytes).
+ * Returns 0; -errno of readlink(2) with a sentence.
+ */
+int bench_self(char *buf, struct kv_err *err);
+
+/* CPU time that this process has used so far, all its threads, in ns. */
+uint64_t bench_cpu_ns(void);
+
 /*
  * Find a program or file that comes with kvick: @build_path beside the running program (in a build
  * folder), else @name in ../libexec/kvick.
@@ -95,6 +117,12 @@ int bench_file_make(const char *path, uint64_t bytes, struct kv_err *err);
 int bench_words(char ***ret, const char *text, const char *kernel, const char *initrd,
 	uint64_t memory_mib, struct kv_err *err);
 void bench_words_free(char **words);
+
+/*
+ * A copy of the @count words at @words, ended by NULL. Returns NULL when there is no memory.
+ * Owns: the caller frees it with bench_words_free().
+ */
+char **bench_words_copy(const char *const *words, size_t count);
 
 /* The file name of the program that @words run. Returns "" of no words; never NULL. */
 const char *bench_words_name(char *const *words);
