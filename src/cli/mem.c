@@ -221,14 +221,18 @@ static void device_print(const struct device *device)
 		device->driver ? "has a driver at work" : "has no driver at work", device->refused);
 }
 
-static void device_show(const struct mem *mem, const struct device *device, json_t *object)
+static void json_show(const json_t *json)
 {
-	if (!mem->json) {
-		device_print(device);
-		return;
-	}
-	json_dumpf(object, stdout, JSON_INDENT(2));
+	json_dumpf(json, stdout, JSON_INDENT(2));
 	putchar('\n');
+}
+
+static void device_show(const struct mem *mem, const struct device *device, const json_t *object)
+{
+	if (mem->json)
+		json_show(object);
+	else
+		device_print(device);
 }
 
 /* A change that is followed. */
@@ -365,8 +369,8 @@ static int change(const struct mem *mem, struct kv_err *err)
 	return r;
 }
 
-/* One device or all; on a terminal, what is under way is followed to its end first. */
-static int show(const struct mem *mem, struct kv_err *err)
+/* All devices; on a terminal, what is under way is followed to its end first. */
+static int show_all(const struct mem *mem, struct kv_err *err)
 {
 	bool follow = !mem->no_wait && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO);
 	json_t *list, *each;
@@ -375,25 +379,20 @@ static int show(const struct mem *mem, struct kv_err *err)
 
 	if (r < 0)
 		return r;
-	if (mem->json && !mem->device) {
-		json_dumpf(list, stdout, JSON_INDENT(2));
-		putchar('\n');
-	} else if (!mem->device && !json_array_size(list)) {
+	if (mem->json)
+		json_show(list);
+	else if (!json_array_size(list))
 		puts("the VM has no memory device");
-	}
-	json_array_foreach(list, i, each)
-	{
+	for (i = 0; !r && !mem->json && (each = json_array_get(list, i)); i++) {
 		json_t *object = json_incref(each);
 		struct device device;
 
 		device_read(&device, object);
-		if (!r && !mem->device && !mem->json) {
-			device_print(&device);
-			if (follow && device.driver && device.plugged != device.requested) {
-				r = device_wait(mem, &device, &object, err);
-				if (!r)
-					device_print(&device);
-			}
+		device_print(&device);
+		if (follow && device.driver && device.plugged != device.requested) {
+			r = device_wait(mem, &device, &object, err);
+			if (!r)
+				device_print(&device);
 		}
 		json_decref(object);
 	}
@@ -431,7 +430,7 @@ int cli_mem(int argc, char **argv)
 	if (!r)
 		r = mem.change	 ? change(&mem, &err)
 		    : mem.device ? show_one(&mem, &err)
-				 : show(&mem, &err);
+				 : show_all(&mem, &err);
 	if (r < 0) {
 		cli_error("mem", "%s", err.text);
 		return CLI_EXIT_START;
