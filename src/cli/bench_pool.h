@@ -34,7 +34,7 @@ struct bench_vms {
 	uint64_t bytes;
 	const char *socket; /* the pool's, of @bytes in all, which trusts this user */
 	char dir[BENCH_DIR_MAX], timeline[BENCH_FILE_MAX];
-	char self[4096], signal[4200], worker[4200];
+	char self[BENCH_SELF_MAX], signal[4200], worker[4200];
 
 	struct {
 		struct bench_samples boot_ms; /* exec to boot byte */

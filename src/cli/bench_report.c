@@ -33,7 +33,8 @@ struct part {
 struct report {
 	const char *out, *kernel, *initrd, *append, *memory, *text, *vs;
 	bool quick;
-	char dir[BENCH_DIR_MAX], result[BENCH_FILE_MAX], self[4200];
+	bool out_made; /* the folder was not there before */
+	char dir[BENCH_DIR_MAX], result[BENCH_FILE_MAX], self[BENCH_SELF_MAX];
 	unsigned part_count;
 	struct part parts[PARTS_MAX];
 };
@@ -260,11 +261,12 @@ static int report_write(const struct report *report, json_t *root, struct kv_err
 	return r;
 }
 
-static int out_make(const struct report *report, struct kv_err *err)
+static int out_make(struct report *report, struct kv_err *err)
 {
 	char path[4200];
 
-	if (mkdir(report->out, 0777) < 0 && errno != EEXIST)
+	report->out_made = !mkdir(report->out, 0777);
+	if (!report->out_made && errno != EEXIST)
 		return err_set(err, -errno, "%s: %s", report->out, err_text(errno));
 	if ((size_t)snprintf(path, sizeof(path), "%s/report.json", report->out) >= sizeof(path))
 		return err_set(err, -ENAMETOOLONG, "%s: %s", report->out, err_text(ENAMETOOLONG));
@@ -300,6 +302,8 @@ static int report_make(struct report *report, struct kv_err *err)
 	}
 	if (!r)
 		r = report_write(report, root, err);
+	if (r < 0 && report->out_made)
+		rmdir(report->out);
 	json_decref(root);
 	return r;
 }

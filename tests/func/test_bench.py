@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -360,6 +361,23 @@ def test_report_in_a_browser(report, tmp_path):
     assert shot.stat().st_size > 20000
 
 
+@pytest.mark.usefixtures("kvm_host")
+def test_report_interrupted(kvick, tmp_path):
+    """Nothing is left; not a folder either, unless it was there."""
+    folder = tmp_path / "report"
+    for there in False, True:
+        command = [kvick, "bench", "report", "--quick", "--out", folder]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert "1 of " in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+        assert process.returncode == START
+        assert "interrupted; nothing was written" in said
+        assert folder.exists() == there
+        folder.mkdir(exist_ok=True)
+        assert not list(folder.iterdir())
+
+
 def test_report_that_cannot_be_written(kvick, tmp_path):
     """Said before anything is measured, and nothing is left."""
     result = bench(kvick, "report", "--out", tmp_path / "no" / "report")
@@ -378,7 +396,7 @@ def test_report_of_a_kernel_that_fails(kvick, tmp_path):
     result = bench(kvick, "report", *args)
     assert result.returncode == START
     assert "kvick bench boot failed; nothing was written" in result.stderr
-    assert not list((tmp_path / "r").iterdir())
+    assert not (tmp_path / "r").exists()
 
 
 def samples_file(path, values):
