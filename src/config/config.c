@@ -74,8 +74,7 @@ struct config_shown config_show(const char *value)
 	return shown;
 }
 
-/* Replace the string *@field by a copy of @value. */
-static int text_replace(char **field, const char *value)
+int config_text_set(char **field, const char *value)
 {
 	char *copy = strdup(value);
 
@@ -100,7 +99,7 @@ static int path_set(char **field, const char *value, struct kv_err *err)
 {
 	int r = path_check(value, err);
 
-	return r < 0 ? r : text_replace(field, value);
+	return r < 0 ? r : config_text_set(field, value);
 }
 
 static int kernel_set(struct vm_config *config, const char *value, struct kv_err *err)
@@ -122,7 +121,7 @@ static int initrd_add(struct vm_config *config, const char *value, struct kv_err
 	if (config->initrd_count == INITRD_FILES_MAX)
 		return err_set(err, -ERANGE, "%s is one file too many; at most %d are allowed",
 			config_show(value).text, INITRD_FILES_MAX);
-	r = text_replace(&config->initrds[config->initrd_count], value);
+	r = config_text_set(&config->initrds[config->initrd_count], value);
 	if (!r)
 		config->initrd_count++;
 	return r;
@@ -143,7 +142,7 @@ static int append_set(struct vm_config *config, const char *value, struct kv_err
 {
 	int r = cmdline_check(value, err);
 
-	return r < 0 ? r : text_replace(&config->cmdline, value);
+	return r < 0 ? r : config_text_set(&config->cmdline, value);
 }
 
 int config_id_check(const char *value, struct kv_err *err)
@@ -158,12 +157,17 @@ int config_id_check(const char *value, struct kv_err *err)
 		config_show(value).text, ID_MAX);
 }
 
-static int id_set(struct vm_config *config, const char *value, struct kv_err *err)
+int config_id_set(char **field, const char *value, struct kv_err *err)
 {
 	int r = config_id_check(value, err);
 
-	if (!r)
-		r = text_replace(&config->id, value);
+	return r < 0 ? r : config_text_set(field, value);
+}
+
+static int id_set(struct vm_config *config, const char *value, struct kv_err *err)
+{
+	int r = config_id_set(&config->id, value, err);
+
 	if (!r)
 		config->named = true;
 	return r;
@@ -184,7 +188,7 @@ static int api_sock_set(struct vm_config *config, const char *value, struct kv_e
 {
 	int r = sock_check(value, err);
 
-	return r < 0 ? r : text_replace(&config->api_sock, value);
+	return r < 0 ? r : config_text_set(&config->api_sock, value);
 }
 
 static int cpus_set(struct vm_config *config, const char *value, struct kv_err *err)
@@ -226,7 +230,17 @@ const char *const config_legacies[CONFIG_LEGACIES] = {
 const char *const config_discoveries[CONFIG_DISCOVERIES] = {[VM_DISCOVERY_AUTO] = "auto",
 	[VM_DISCOVERY_ACPI] = "acpi",
 	[VM_DISCOVERY_CMDLINE] = "cmdline"};
-static const char *const switch_words[] = {"off", "on"};
+
+int config_switch_set(bool *field, const char *value, struct kv_err *err)
+{
+	static const char *const words[] = {"off", "on"};
+	int i = config_word_find(words, ARRAY_LEN(words), value, err);
+
+	if (i < 0)
+		return i;
+	*field = i;
+	return 0;
+}
 
 static int image_map_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
@@ -301,22 +315,12 @@ static int rng_set(struct vm_config *config, const char *value, struct kv_err *e
 
 static int no_api_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
-	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
-
-	if (i < 0)
-		return i;
-	config->no_api = i;
-	return 0;
+	return config_switch_set(&config->no_api, value, err);
 }
 
 static int boot_timer_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
-	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
-
-	if (i < 0)
-		return i;
-	config->boot_timer = i;
-	return 0;
+	return config_switch_set(&config->boot_timer, value, err);
 }
 
 static int serial_path_check(enum vm_serial_kind kind, const char *path, struct kv_err *err)
@@ -358,7 +362,7 @@ static int serial_set(struct vm_config *config, const char *value, struct kv_err
 			config_show(value).text);
 	r = serial_path_check(kind, value + 5, err);
 	if (!r)
-		r = text_replace(&config->serial_path, value + 5);
+		r = config_text_set(&config->serial_path, value + 5);
 	if (!r)
 		config->serial = kind;
 	return r;

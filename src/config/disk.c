@@ -16,7 +16,6 @@
 	"ro, direct, root, partuuid=, serial=, cache=, queues=, bw=, bw-burst=, ops=, ops-burst= " \
 	"and id="
 
-static const char *const switch_words[] = {"off", "on"};
 static const char *const cache_words[] = {"unsafe", "writeback"};
 
 void config_disk_free(struct vm_disk *disk)
@@ -28,17 +27,6 @@ void config_disk_free(struct vm_disk *disk)
 	*disk = (struct vm_disk){.writeback = true, .queues = 1};
 }
 
-static int text_set(char **field, const char *value)
-{
-	char *copy = strdup(value);
-
-	if (!copy)
-		return -ENOMEM;
-	free(*field);
-	*field = copy;
-	return 0;
-}
-
 static int path_set(struct vm_disk *disk, const char *value, struct kv_err *err)
 {
 	if (!*value)
@@ -46,14 +34,12 @@ static int path_set(struct vm_disk *disk, const char *value, struct kv_err *err)
 	if (strnlen(value, PATH_MAX) == PATH_MAX)
 		return err_set(err, -ERANGE, "the path %s is longer than %d bytes",
 			config_show(value).text, PATH_MAX - 1);
-	return text_set(&disk->path, value);
+	return config_text_set(&disk->path, value);
 }
 
 static int id_set(struct vm_disk *disk, const char *value, struct kv_err *err)
 {
-	int r = config_id_check(value, err);
-
-	return r < 0 ? r : text_set(&disk->id, value);
+	return config_id_set(&disk->id, value, err);
 }
 
 static int serial_set(struct vm_disk *disk, const char *value, struct kv_err *err)
@@ -68,7 +54,7 @@ static int serial_set(struct vm_disk *disk, const char *value, struct kv_err *er
 			return err_set(err, -EINVAL,
 				"%s is not a serial number; give ASCII without blanks",
 				config_show(value).text);
-	return text_set(&disk->serial, value);
+	return config_text_set(&disk->serial, value);
 }
 
 /* A GUID, or a disk's signature and a partition's number: XXXXXXXX-XX. */
@@ -80,7 +66,7 @@ static int partuuid_set(struct vm_disk *disk, const char *value, struct kv_err *
 		return err_set(err, -EINVAL,
 			"%s is not a partition's UUID; give hexadecimal digits and '-'",
 			config_show(value).text);
-	return text_set(&disk->partuuid, value);
+	return config_text_set(&disk->partuuid, value);
 }
 
 static int cache_set(struct vm_disk *disk, const char *value, struct kv_err *err)
@@ -103,14 +89,6 @@ static int queues_set(struct vm_disk *disk, const char *value, struct kv_err *er
 	return 0;
 }
 
-static int switch_set(bool *field, const char *value, struct kv_err *err)
-{
-	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
-
-	*field = i > 0;
-	return i < 0 ? i : 0;
-}
-
 int config_disk_key(struct vm_disk *disk, const char *key, const char *value, struct kv_err *err)
 {
 	static const struct {
@@ -129,11 +107,11 @@ int config_disk_key(struct vm_disk *disk, const char *key, const char *value, st
 		if (!strcmp(keys[i].key, key))
 			return keys[i].set(disk, value, err);
 	if (!strcmp(key, "ro"))
-		return switch_set(&disk->read_only, value, err);
+		return config_switch_set(&disk->read_only, value, err);
 	if (!strcmp(key, "direct"))
-		return switch_set(&disk->direct, value, err);
+		return config_switch_set(&disk->direct, value, err);
 	if (!strcmp(key, "root"))
-		return switch_set(&disk->root, value, err);
+		return config_switch_set(&disk->root, value, err);
 	return config_limit_key(&disk->limit, key, value, err);
 }
 

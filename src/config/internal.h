@@ -65,6 +65,15 @@ int config_memory_check(uint64_t bytes, const char *shown, struct kv_err *err);
 /* What an id may be; a sentence about @value when it is none. Returns 0 or -EINVAL. */
 int config_id_check(const char *value, struct kv_err *err);
 
+/* Replace the string *@field, or NULL, by a copy of @value. Returns 0 or -ENOMEM. */
+int config_text_set(char **field, const char *value);
+
+/* config_text_set() with what is an id. Returns 0; -EINVAL with a sentence; -ENOMEM. */
+int config_id_set(char **field, const char *value, struct kv_err *err);
+
+/* "on" or "off". Returns 0; -EINVAL with a sentence. */
+int config_switch_set(bool *field, const char *value, struct kv_err *err);
+
 /*
  * disk.c: add the disk "PATH[,ro][,direct][,KEY=VALUE...]". Its id is "disk" and a number unless it
  * has one.

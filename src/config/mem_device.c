@@ -18,8 +18,6 @@
 /* The memory blocks that Linux adds and removes are multiples of this one. */
 #define MAX_STEP (128 * MIB)
 
-static const char *const switch_words[] = {"off", "on"};
-
 /* Backings that can be had and given back piece by piece. */
 static const enum gmem_backing_kind backings[] = {
 	GMEM_ANON, GMEM_MEMFD, GMEM_HUGETLB_2M, GMEM_HUGETLB_1G, GMEM_POOL};
@@ -33,17 +31,7 @@ void config_mem_free(struct vm_mem_device *mem)
 
 static int id_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)
 {
-	int r = config_id_check(value, err);
-	char *copy;
-
-	if (r < 0)
-		return r;
-	copy = strdup(value);
-	if (!copy)
-		return -ENOMEM;
-	free(mem->id);
-	mem->id = copy;
-	return 0;
+	return config_id_set(&mem->id, value, err);
 }
 
 static int bytes_set(uint64_t *field, const char *value, struct kv_err *err)
@@ -93,10 +81,7 @@ static int slots_set(struct vm_mem_device *mem, const char *value, struct kv_err
 
 static int dynamic_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)
 {
-	int i = config_word_find(switch_words, ARRAY_LEN(switch_words), value, err);
-
-	mem->dynamic = i > 0;
-	return i < 0 ? i : 0;
+	return config_switch_set(&mem->dynamic, value, err);
 }
 
 static int populate_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)

@@ -132,21 +132,10 @@ static int numa_add(struct vm_memory *memory, const char *value, struct kv_err *
 	return 0;
 }
 
-static int flag_set(bool *flag, const char *value, struct kv_err *err)
-{
-	static const char *const words[] = {"off", "on"};
-	int i = config_word_find(words, ARRAY_LEN(words), value, err);
-
-	if (i < 0)
-		return i;
-	*flag = i;
-	return 0;
-}
-
 #define FLAG(name)                                                                                 \
 	static int name##_set(struct vm_memory *memory, const char *value, struct kv_err *err)     \
 	{                                                                                          \
-		return flag_set(&memory->name, value, err);                                        \
+		return config_switch_set(&memory->name, value, err);                               \
 	}
 FLAG(mlock)
 FLAG(merge)

@@ -24,17 +24,6 @@ void config_net_free(struct vm_net *net)
 	*net = (struct vm_net){.queues = 1};
 }
 
-static int text_set(char **field, const char *value)
-{
-	char *copy = strdup(value);
-
-	if (!copy)
-		return -ENOMEM;
-	free(*field);
-	*field = copy;
-	return 0;
-}
-
 static int kind_set(struct vm_net *net, enum vm_net_kind kind, struct kv_err *err)
 {
 	if (net->kind != VM_NET_NONE)
@@ -54,7 +43,7 @@ static int tap_set(struct vm_net *net, const char *value, struct kv_err *err)
 			"blanks",
 			config_show(value).text, IFNAMSIZ - 1);
 	r = kind_set(net, VM_NET_TAP, err);
-	return r < 0 ? r : text_set(&net->tap, value);
+	return r < 0 ? r : config_text_set(&net->tap, value);
 }
 
 static int fd_set_value(struct vm_net *net, const char *value, struct kv_err *err)
@@ -106,9 +95,7 @@ static int forward_add(struct vm_net *net, const char *value, struct kv_err *err
 
 static int id_set(struct vm_net *net, const char *value, struct kv_err *err)
 {
-	int r = config_id_check(value, err);
-
-	return r < 0 ? r : text_set(&net->id, value);
+	return config_id_set(&net->id, value, err);
 }
 
 static int mac_set(struct vm_net *net, const char *value, struct kv_err *err)
