@@ -164,6 +164,17 @@ int config_id_set(char **field, const char *value, struct kv_err *err)
 	return r < 0 ? r : config_text_set(field, value);
 }
 
+int config_id_make(const struct vm_config *config, const char *kind, unsigned from,
+	bool (*taken)(const struct vm_config *config, const char *id), char **ret)
+{
+	char id[ID_MAX + 1];
+
+	do
+		snprintf(id, sizeof(id), "%s%u", kind, from++);
+	while (taken(config, id));
+	return config_text_set(ret, id);
+}
+
 static int id_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
 	int r = config_id_set(&config->id, value, err);

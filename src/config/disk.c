@@ -138,35 +138,24 @@ static int pair_set(struct vm_disk *disk, char *pair, struct kv_err *err)
 	return r < 0 ? err_prefix(err, r, "%s", pair) : 0;
 }
 
-/* An id that no other disk has. */
-static int id_make(const struct vm_config *config, struct vm_disk *disk)
+static bool id_taken(const struct vm_config *config, const char *id)
 {
-	for (unsigned n = config->disk_count; !disk->id; n++) {
-		unsigned i = 0;
-
-		if (asprintf(&disk->id, "disk%u", n) < 0) {
-			disk->id = NULL;
-			return -ENOMEM;
-		}
-		while (i < config->disk_count && strcmp(config->disks[i].id, disk->id))
-			i++;
-		if (i == config->disk_count)
-			break;
-		free(disk->id);
-		disk->id = NULL;
-	}
-	return 0;
+	for (unsigned i = 0; i < config->disk_count; i++)
+		if (!strcmp(config->disks[i].id, id))
+			return true;
+	return false;
 }
 
 int config_disk_take(struct vm_config *config, struct vm_disk *disk, struct kv_err *err)
 {
 	unsigned at = config->disk_count;
-	int r;
+	int r = 0;
 
 	if (at == VM_DISKS_MAX)
 		return err_set(err, -ERANGE, "%s is one disk too many; at most %d are allowed",
 			config_show(disk->path).text, VM_DISKS_MAX);
-	r = id_make(config, disk);
+	if (!disk->id)
+		r = config_id_make(config, "disk", at, id_taken, &disk->id);
 	if (r < 0)
 		return r;
 	/* The one with the root file system comes first, for it is /dev/vda to the guest. */

@@ -71,6 +71,13 @@ int config_text_set(char **field, const char *value);
 /* config_text_set() with what is an id. Returns 0; -EINVAL with a sentence; -ENOMEM. */
 int config_id_set(char **field, const char *value, struct kv_err *err);
 
+/*
+ * Set *@ret, which is NULL, to @kind and the first number from @from on that make an id of which
+ * @taken says no. Returns 0 or -ENOMEM.
+ */
+int config_id_make(const struct vm_config *config, const char *kind, unsigned from,
+	bool (*taken)(const struct vm_config *config, const char *id), char **ret);
+
 /* "on" or "off". Returns 0; -EINVAL with a sentence. */
 int config_switch_set(bool *field, const char *value, struct kv_err *err);
 

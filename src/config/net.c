@@ -191,36 +191,25 @@ static int pair_set(struct vm_net *net, char *pair, struct kv_err *err)
 	return r < 0 ? err_prefix(err, r, "%s", pair) : 0;
 }
 
-/* An id that no other network device has. */
-static int id_make(const struct vm_config *config, struct vm_net *net)
+static bool id_taken(const struct vm_config *config, const char *id)
 {
-	for (unsigned n = config->net_count; !net->id; n++) {
-		unsigned i = 0;
-
-		if (asprintf(&net->id, "net%u", n) < 0) {
-			net->id = NULL;
-			return -ENOMEM;
-		}
-		while (i < config->net_count && strcmp(config->nets[i].id, net->id))
-			i++;
-		if (i == config->net_count)
-			break;
-		free(net->id);
-		net->id = NULL;
-	}
-	return 0;
+	for (unsigned i = 0; i < config->net_count; i++)
+		if (!strcmp(config->nets[i].id, id))
+			return true;
+	return false;
 }
 
 int config_net_take(struct vm_config *config, struct vm_net *net, struct kv_err *err)
 {
-	int r;
+	int r = 0;
 
 	if (net->kind == VM_NET_NONE)
 		return err_set(err, -EINVAL, "the host's side is missing; give " FORMS);
 	if (config->net_count == VM_NETS_MAX)
 		return err_set(err, -ERANGE, "one network device too many; at most %d are allowed",
 			VM_NETS_MAX);
-	r = id_make(config, net);
+	if (!net->id)
+		r = config_id_make(config, "net", config->net_count, id_taken, &net->id);
 	if (r < 0)
 		return r;
 	config->nets[config->net_count++] = *net;
