@@ -53,6 +53,13 @@ int config_memory_size(struct vm_config *config, const char *value, struct kv_er
 int config_memory_key(
 	struct vm_memory *memory, const char *key, const char *value, struct kv_err *err);
 
+/*
+ * memory.c: a backing by its name, and the path behind "pool:" or, with @file, "file:".
+ * Returns 0; -EINVAL without a sentence; -ENOMEM. Owns: *@path, which is NULL or on the heap, is
+ * replaced by a copy or by NULL.
+ */
+int config_backing_set(enum gmem_backing_kind *backing, char **path, const char *value, bool file);
+
 /* memory.c: check the fields of memory against each other. Returns 0; -EINVAL with a sentence. */
 int config_memory_fits(const struct vm_config *config, struct kv_err *err);
 

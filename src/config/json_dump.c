@@ -40,6 +40,13 @@ static json_t *initrds_pack(const struct vm_config *config)
 	return list;
 }
 
+/* A backing as config_backing_set() takes it; NULL when its path is not UTF-8. */
+static json_t *backing_pack(enum gmem_backing_kind backing, const char *path)
+{
+	return json_sprintf(
+		"%s%s%s", gmem_backing_name(backing), path ? ":" : "", path ? path : "");
+}
+
 /*
  * kvick.memory: what differs from the defaults, or NULL when nothing does.
  * Returns 0; -EILSEQ when the path is not UTF-8.
@@ -67,9 +74,8 @@ static int memory_pack(const struct vm_config *config, bool size_told, json_t **
 		json_object_set_new(object, "size",
 			json_string(size_format(config->memory_bytes, size, sizeof(size))));
 	if (memory->backing != GMEM_ANON &&
-		json_object_set_new(object, "backing",
-			json_sprintf("%s%s%s", gmem_backing_name(memory->backing),
-				memory->path ? ":" : "", memory->path ? memory->path : "")) < 0)
+		json_object_set_new(
+			object, "backing", backing_pack(memory->backing, memory->path)) < 0)
 		r = -EILSEQ;
 	if (memory->thp != GMEM_AUTO)
 		json_object_set_new(object, "thp", json_string(thp[memory->thp]));
@@ -132,8 +138,7 @@ static json_t *mems_pack(const struct vm_config *config)
 			size_format(mem->requested_bytes, requested, sizeof(requested)), "block",
 			size_format(mem->block_bytes, block, sizeof(block)), "dynamic_memslots",
 			mem->dynamic, "populate", mem->populate ? "full" : "none", "backing",
-			json_sprintf("%s%s%s", gmem_backing_name(mem->backing),
-				mem->path ? ":" : "", mem->path ? mem->path : ""));
+			backing_pack(mem->backing, mem->path));
 
 		if (one && mem->slots)
 			json_object_set_new(one, "slots", json_integer(mem->slots));

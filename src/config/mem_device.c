@@ -18,10 +18,6 @@
 /* The memory blocks that Linux adds and removes are multiples of this one. */
 #define MAX_STEP (128 * MIB)
 
-/* Backings that can be had and given back piece by piece. */
-static const enum gmem_backing_kind backings[] = {
-	GMEM_ANON, GMEM_MEMFD, GMEM_HUGETLB_2M, GMEM_HUGETLB_1G, GMEM_POOL};
-
 void config_mem_free(struct vm_mem_device *mem)
 {
 	free(mem->id);
@@ -95,27 +91,15 @@ static int populate_set(struct vm_mem_device *mem, const char *value, struct kv_
 
 static int backing_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)
 {
-	const char *colon = strchr(value, ':');
-	size_t len = colon ? (size_t)(colon - value) : strlen(value);
-	char *path = NULL;
+	/* A file is not had and given back piece by piece. */
+	int r = config_backing_set(&mem->backing, &mem->path, value, false);
 
-	for (size_t i = 0; i < ARRAY_LEN(backings); i++) {
-		const char *name = gmem_backing_name(backings[i]);
-
-		if (strlen(name) != len || strncmp(name, value, len))
-			continue;
-		if (colon && (backings[i] != GMEM_POOL || !colon[1]))
-			break;
-		if (colon && !(path = strdup(colon + 1)))
-			return -ENOMEM;
-		free(mem->path);
-		mem->path = path;
-		mem->backing = backings[i];
-		return 0;
-	}
-	return err_set(err, -EINVAL,
-		"%s is not allowed; give anon, memfd, hugetlb-2m, hugetlb-1g, pool or pool:PATH",
-		config_show(value).text);
+	if (r == -EINVAL)
+		return err_set(err, r,
+			"%s is not allowed; give anon, memfd, hugetlb-2m, hugetlb-1g, pool or "
+			"pool:PATH",
+			config_show(value).text);
+	return r;
 }
 
 static int node_set(struct vm_mem_device *mem, const char *value, struct kv_err *err)

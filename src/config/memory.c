@@ -45,11 +45,11 @@ int config_memory_size(struct vm_config *config, const char *value, struct kv_er
 	return r;
 }
 
-static int backing_set(struct vm_memory *memory, const char *value, struct kv_err *err)
+int config_backing_set(enum gmem_backing_kind *backing, char **path, const char *value, bool file)
 {
 	const char *colon = strchr(value, ':');
 	size_t len = colon ? (size_t)(colon - value) : strlen(value);
-	char *path = NULL;
+	char *copy = NULL;
 
 	for (int i = 0; i < GMEM_BACKING_KINDS; i++) {
 		const char *name = gmem_backing_name((enum gmem_backing_kind)i);
@@ -59,19 +59,28 @@ static int backing_set(struct vm_memory *memory, const char *value, struct kv_er
 			continue;
 		if (colon && (!takes_path || !colon[1]))
 			break;
-		if (!colon && i == GMEM_FILE)
+		if (i == GMEM_FILE && (!colon || !file))
 			break;
-		if (colon && !(path = strdup(colon + 1)))
+		if (colon && !(copy = strdup(colon + 1)))
 			return -ENOMEM;
-		free(memory->path);
-		memory->path = path;
-		memory->backing = (enum gmem_backing_kind)i;
+		free(*path);
+		*path = copy;
+		*backing = (enum gmem_backing_kind)i;
 		return 0;
 	}
-	return err_set(err, -EINVAL,
-		"%s is not allowed; give anon, memfd, hugetlb-2m, hugetlb-1g, file:PATH, pool or "
-		"pool:PATH",
-		config_show(value).text);
+	return -EINVAL;
+}
+
+static int backing_set(struct vm_memory *memory, const char *value, struct kv_err *err)
+{
+	int r = config_backing_set(&memory->backing, &memory->path, value, true);
+
+	if (r == -EINVAL)
+		return err_set(err, r,
+			"%s is not allowed; give anon, memfd, hugetlb-2m, hugetlb-1g, file:PATH, "
+			"pool or pool:PATH",
+			config_show(value).text);
+	return r;
 }
 
 static int thp_set(struct vm_memory *memory, const char *value, struct kv_err *err)
