@@ -142,6 +142,23 @@ static int type_fail(struct reader *rd, const json_t *value, const char *wanted)
 	return fail(rd, -EINVAL, "is %s; give %s", type_name(value), wanted);
 }
 
+/* located() with what comes from the command line's code, which has no sentence for -ENOMEM. */
+static int told(struct reader *rd, int r)
+{
+	return r < 0 && r != -ENOMEM ? located(rd, r) : r;
+}
+
+/* A scalar as it would stand on the command line, in @buf or elsewhere; NULL: it is none. */
+static const char *scalar_text(const json_t *value, char buf[24])
+{
+	if (json_is_boolean(value))
+		return json_is_true(value) ? "on" : "off";
+	if (!json_is_integer(value))
+		return json_string_value(value);
+	snprintf(buf, 24, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+	return buf;
+}
+
 static int option_set(struct reader *rd, const struct field *field, const char *value)
 {
 	int r = config_field_set(rd->config, field->option, value, rd->err);
@@ -183,8 +200,7 @@ static int count_read(struct reader *rd, const struct field *field, json_t *valu
 
 	if (!json_is_integer(value))
 		return type_fail(rd, value, "an integer");
-	snprintf(text, sizeof(text), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-	return option_set(rd, field, text);
+	return option_set(rd, field, scalar_text(value, text));
 }
 
 static int mib_read(struct reader *rd, const struct field *field, json_t *value)
@@ -246,20 +262,13 @@ static int huge_read(struct reader *rd, const struct field *field, json_t *value
 	return 0;
 }
 
-/* A scalar of kvick.memory, as it would stand on the command line. */
+/* A scalar of kvick.memory. */
 static int memory_scalar(struct reader *rd, const char *key, json_t *value)
 {
-	const char *text = json_string_value(value);
-	char number[24];
+	char buf[24];
+	const char *text = scalar_text(value, buf);
 	int r;
 
-	if (json_is_boolean(value))
-		text = json_is_true(value) ? "on" : "off";
-	if (json_is_integer(value)) {
-		snprintf(
-			number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-		text = number;
-	}
 	if (!text)
 		return type_fail(rd, value, "a string, an integer, true or false");
 	r = strcmp(key, "size") ? config_memory_key(&rd->config->memory, key, text, rd->err)
@@ -384,91 +393,9 @@ static const struct disk_key drive_keys[] = {
 	{"io_engine", NULL, {{"Sync", ""}, {"Async", ""}}},
 };
 
-/* The value of @key as config_disk_key() wants it, in @buf or elsewhere; NULL with a sentence. */
-static const char *disk_text(
-	struct reader *rd, const struct disk_key *key, json_t *value, char buf[24], int *r)
-{
-	const char *text;
-
-	if (json_is_boolean(value))
-		return json_is_true(value) ? "on" : "off";
-	if (json_is_integer(value)) {
-		snprintf(buf, 24, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-		return buf;
-	}
-	text = json_string_value(value);
-	if (!text) {
-		*r = type_fail(rd, value, "a string, a boolean or an integer");
-		return NULL;
-	}
-	if (!key->words[0][0])
-		return text;
-	for (unsigned i = 0; i < 2; i++)
-		if (!strcmp(text, key->words[i][0]))
-			return key->words[i][1];
-	*r = fail(rd, -EINVAL, "%s is not allowed; give \"%s\" or \"%s\"", config_show(text).text,
-		key->words[0][0], key->words[1][0]);
-	return NULL;
-}
-
-/* One member of a disk's object. */
-static int disk_member(struct reader *rd, struct vm_disk *disk, const struct disk_key *keys,
-	unsigned count, const char *name, json_t *value)
-{
-	char buf[24];
-	const char *text;
-	unsigned i = 0;
-	int r = 0;
-
-	if (json_is_null(value))
-		return 0;
-	while (i < count && strcmp(keys[i].name, name))
-		i++;
-	if (!strcmp(name, "rate_limiter"))
-		return limit_read(rd, &disk->limit, value);
-	if (i == count)
-		return fail(rd, keys == drive_keys ? -ENOTSUP : -EINVAL,
-			"unknown field, or one that this version of kvick does not offer");
-	text = disk_text(rd, &keys[i], value, buf, &r);
-	if (!text || !keys[i].key)
-		return r;
-	r = config_disk_key(disk, keys[i].key, text, rd->err);
-	return r < 0 && r != -ENOMEM ? located(rd, r) : r;
-}
-
-static int disk_object(
-	struct reader *rd, const struct disk_key *keys, unsigned count, json_t *value)
-{
-	struct vm_disk disk = {0};
-	const char *name;
-	json_t *member;
-	int r = 0;
-
-	if (!json_is_object(value))
-		return type_fail(rd, value, "an object");
-	config_disk_free(&disk);
-	/* Firecracker's default. */
-	disk.writeback = keys != drive_keys;
-	json_object_foreach(value, name, member)
-	{
-		step_into(rd, value, name, 0);
-		r = disk_member(rd, &disk, keys, count, name, member);
-		step_out(rd);
-		if (r < 0)
-			break;
-	}
-	if (!r && !disk.path)
-		r = fail(rd, -EINVAL, "the field %s is missing", keys[0].name);
-	if (!r) {
-		r = config_disk_take(rd->config, &disk, rd->err);
-		if (r < 0 && r != -ENOMEM)
-			located(rd, r);
-	}
-	config_disk_free(&disk);
-	return r;
-}
-
-static int disks_read(struct reader *rd, const struct disk_key *keys, unsigned count, json_t *value)
+/* Each element of @value by @read: a device in kvick's @own form, or in Firecracker's. */
+static int objects_read(struct reader *rd, json_t *value, bool own,
+	int (*read)(struct reader *rd, bool own, json_t *object))
 {
 	int r = 0;
 
@@ -476,94 +403,148 @@ static int disks_read(struct reader *rd, const struct disk_key *keys, unsigned c
 		return type_fail(rd, value, "an array of objects");
 	for (size_t i = 0; !r && i < json_array_size(value); i++) {
 		step_into(rd, value, NULL, i);
-		r = disk_object(rd, keys, count, json_array_get(value, i));
+		r = read(rd, own, json_array_get(value, i));
 		step_out(rd);
 	}
 	return r;
 }
 
+/* Each member of @object that is not null into @device by @read. */
+static int members_read(struct reader *rd, json_t *object, bool own, void *device,
+	int (*read)(struct reader *rd, bool own, void *device, const char *name, json_t *value))
+{
+	const char *name;
+	json_t *value;
+	int r;
+
+	if (!json_is_object(object))
+		return type_fail(rd, object, "an object");
+	json_object_foreach(object, name, value)
+	{
+		if (json_is_null(value))
+			continue;
+		step_into(rd, object, name, 0);
+		r = read(rd, own, device, name, value);
+		step_out(rd);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int unknown_fail(struct reader *rd, bool own)
+{
+	return fail(rd, own ? -EINVAL : -ENOTSUP,
+		"unknown field, or one that this version of kvick does not offer");
+}
+
+/* Replace @text, if @key has words, by what it means. Returns 0 or -EINVAL with a sentence. */
+static int word_read(struct reader *rd, const struct disk_key *key, const char **text)
+{
+	if (!key->words[0][0])
+		return 0;
+	for (unsigned i = 0; i < 2; i++)
+		if (!strcmp(*text, key->words[i][0])) {
+			*text = key->words[i][1];
+			return 0;
+		}
+	return fail(rd, -EINVAL, "%s is not allowed; give \"%s\" or \"%s\"",
+		config_show(*text).text, key->words[0][0], key->words[1][0]);
+}
+
+static int disk_member(struct reader *rd, bool own, void *device, const char *name, json_t *value)
+{
+	const struct disk_key *key = own ? own_keys : drive_keys;
+	const struct disk_key *end = key + (own ? ARRAY_LEN(own_keys) : ARRAY_LEN(drive_keys));
+	struct vm_disk *disk = device;
+	const char *text;
+	char buf[24];
+	int r = 0;
+
+	if (!strcmp(name, "rate_limiter"))
+		return limit_read(rd, &disk->limit, value);
+	while (key < end && strcmp(key->name, name))
+		key++;
+	if (key == end)
+		return unknown_fail(rd, own);
+	text = scalar_text(value, buf);
+	if (!text)
+		return type_fail(rd, value, "a string, a boolean or an integer");
+	if (json_is_string(value))
+		r = word_read(rd, key, &text);
+	if (r < 0 || !key->key)
+		return r;
+	return told(rd, config_disk_key(disk, key->key, text, rd->err));
+}
+
+static int disk_object(struct reader *rd, bool own, json_t *value)
+{
+	struct vm_disk disk = {0};
+	int r;
+
+	config_disk_free(&disk);
+	/* Firecracker's default. */
+	disk.writeback = own;
+	r = members_read(rd, value, own, &disk, disk_member);
+	if (!r && !disk.path)
+		r = fail(rd, -EINVAL, "the field %s is missing", own ? "path" : "path_on_host");
+	if (!r)
+		r = told(rd, config_disk_take(rd->config, &disk, rd->err));
+	config_disk_free(&disk);
+	return r;
+}
+
 static int drives_read(struct reader *rd, json_t *value)
 {
-	return disks_read(rd, drive_keys, ARRAY_LEN(drive_keys), value);
+	return objects_read(rd, value, false, disk_object);
 }
 
 static int own_disks_read(struct reader *rd, const struct field *field, json_t *value)
 {
-	return disks_read(rd, own_keys, ARRAY_LEN(own_keys), value);
+	return objects_read(rd, value, true, disk_object);
 }
 
 /* A member of a memory device's object; names have '_' where the option's keys have '-'. */
-static int mem_member(struct reader *rd, struct vm_mem_device *mem, const char *name, json_t *value)
+static int mem_member(struct reader *rd, bool own, void *device, const char *name, json_t *value)
 {
-	static const struct disk_key none = {0};
 	char buf[24], key[32];
-	const char *text;
-	int r = 0;
+	const char *text = scalar_text(value, buf);
+	int r;
 
-	if (json_is_null(value))
-		return 0;
+	if (!text)
+		return type_fail(rd, value, "a string, a boolean or an integer");
 	snprintf(key, sizeof(key), "%s", name);
 	for (char *c = key; *c; c++)
 		*c = *c == '_' ? '-' : *c;
-	text = disk_text(rd, &none, value, buf, &r);
-	if (!text)
-		return r;
-	r = config_mem_key(mem, key, text, rd->err);
-	return r < 0 && r != -ENOMEM ? located(rd, r == -ENOENT ? -EINVAL : r) : r;
+	r = config_mem_key(device, key, text, rd->err);
+	return told(rd, r == -ENOENT ? -EINVAL : r);
 }
 
-static int mem_take(struct reader *rd, struct vm_mem_device *mem)
-{
-	int r = config_mem_take(rd->config, mem, rd->err);
-
-	return r < 0 && r != -ENOMEM ? located(rd, r) : r;
-}
-
-static int mem_object(struct reader *rd, json_t *value)
+static int mem_object(struct reader *rd, bool own, json_t *value)
 {
 	struct vm_mem_device mem = {0};
-	const char *name;
-	json_t *member;
-	int r = 0;
+	int r;
 
-	if (!json_is_object(value))
-		return type_fail(rd, value, "an object");
 	config_mem_free(&mem);
-	json_object_foreach(value, name, member)
-	{
-		step_into(rd, value, name, 0);
-		r = mem_member(rd, &mem, name, member);
-		step_out(rd);
-		if (r < 0)
-			break;
-	}
+	r = members_read(rd, value, own, &mem, mem_member);
 	if (!r)
-		r = mem_take(rd, &mem);
+		r = told(rd, config_mem_take(rd->config, &mem, rd->err));
 	config_mem_free(&mem);
 	return r;
 }
 
 static int mems_read(struct reader *rd, const struct field *field, json_t *value)
 {
-	int r = 0;
-
-	if (!json_is_array(value))
-		return type_fail(rd, value, "an array of objects");
-	for (size_t i = 0; !r && i < json_array_size(value); i++) {
-		step_into(rd, value, NULL, i);
-		r = mem_object(rd, json_array_get(value, i));
-		step_out(rd);
-	}
-	return r;
+	return objects_read(rd, value, true, mem_object);
 }
 
 /* A size in MiB of Firecracker's memory-hotplug. */
-static int hotplug_mib(struct reader *rd, json_t *section, const char *name, uint64_t *ret)
+static int hotplug_mib(
+	struct reader *rd, json_t *section, const char *name, json_t *value, uint64_t *ret)
 {
-	json_t *value = json_object_get(section, name);
 	int r = 0;
 
-	if (!value || json_is_null(value))
+	if (json_is_null(value))
 		return 0;
 	step_into(rd, section, name, 0);
 	if (!json_is_integer(value))
@@ -596,7 +577,7 @@ static int hotplug_read(struct reader *rd, json_t *section)
 		while (i < ARRAY_LEN(names) && strcmp(names[i], name))
 			i++;
 		r = i < ARRAY_LEN(names)
-			    ? hotplug_mib(rd, section, name, &values[i])
+			    ? hotplug_mib(rd, section, name, member, &values[i])
 			    : fail(rd, -EINVAL,
 				      "unknown field %s; memory-hotplug has total_size_mib, "
 				      "block_size_mib, slot_size_mib",
@@ -609,101 +590,76 @@ static int hotplug_read(struct reader *rd, json_t *section)
 	mem.max_bytes = values[0];
 	mem.block_bytes = values[1];
 	if (!r)
-		r = values[0] ? mem_take(rd, &mem)
+		r = values[0] ? told(rd, config_mem_take(rd->config, &mem, rd->err))
 			      : fail(rd, -EINVAL, "the field total_size_mib is missing");
 	config_mem_free(&mem);
 	return r;
 }
 
+/* Returns 0; -ENOENT (no such key); another -errno, with a sentence unless it is -ENOMEM. */
+static int net_value(struct reader *rd, struct vm_net *net, const char *key, json_t *value)
+{
+	char buf[24];
+	const char *text = scalar_text(value, buf);
+	int r;
+
+	if (json_is_boolean(value) && strcmp(key, "user"))
+		return type_fail(rd, value, "a string or an integer");
+	if (!text)
+		return type_fail(rd, value, "a string, a boolean or an integer");
+	r = config_net_key(net, key, text, rd->err);
+	return r == -ENOENT ? r : told(rd, r);
+}
+
 /* One member of a network device's object; what Firecracker calls it, and config_net_key(). */
-static int net_member(
-	struct reader *rd, struct vm_net *net, bool own, const char *name, json_t *value)
+static int net_member(struct reader *rd, bool own, void *device, const char *name, json_t *value)
 {
 	static const char *const names[][2] = {
 		{"iface_id", "id"}, {"host_dev_name", "tap"}, {"guest_mac", "mac"}, {"mtu", "mtu"}};
+	struct vm_net *net = device;
 	const char *key = own ? name : NULL;
-	static const struct disk_key none = {0};
-	bool list = own && !strcmp(name, "forward") && json_is_array(value);
-	char buf[24];
 	int r = 0;
 
-	if (json_is_null(value))
-		return 0;
 	if (!strcmp(name, "rx_rate_limiter") || !strcmp(name, "tx_rate_limiter"))
 		return limit_read(rd, *name == 'r' ? &net->rx : &net->tx, value);
 	for (size_t i = 0; !own && i < ARRAY_LEN(names); i++)
 		if (!strcmp(name, names[i][0]))
 			key = names[i][1];
-	for (size_t i = 0; key && !r && i < (list ? json_array_size(value) : 1); i++) {
-		json_t *one = list ? json_array_get(value, i) : value;
-		const char *text = NULL;
-
-		if (json_is_boolean(one) && strcmp(key, "user"))
-			return type_fail(rd, one, "a string or an integer");
-		text = disk_text(rd, &none, one, buf, &r);
-		if (text)
-			r = config_net_key(net, key, text, rd->err);
-		if (text && r < 0 && r != -ENOENT)
-			return r != -ENOMEM ? located(rd, r) : r;
+	if (!key)
+		return unknown_fail(rd, own);
+	if (!strcmp(key, "forward") && json_is_array(value)) {
+		for (size_t i = 0; !r && i < json_array_size(value); i++)
+			r = net_value(rd, net, key, json_array_get(value, i));
+	} else {
+		r = net_value(rd, net, key, value);
 	}
-	if (!key || r == -ENOENT)
-		return fail(rd, own ? -EINVAL : -ENOTSUP,
-			"unknown field, or one that this version of kvick does not offer");
-	return r;
+	return r == -ENOENT ? unknown_fail(rd, own) : r;
 }
 
 static int net_object(struct reader *rd, bool own, json_t *value)
 {
 	struct vm_net net = {0};
-	const char *name;
-	json_t *member;
-	int r = 0;
+	int r;
 
-	if (!json_is_object(value))
-		return type_fail(rd, value, "an object");
 	config_net_free(&net);
-	json_object_foreach(value, name, member)
-	{
-		step_into(rd, value, name, 0);
-		r = net_member(rd, &net, own, name, member);
-		step_out(rd);
-		if (r < 0)
-			break;
-	}
+	r = members_read(rd, value, own, &net, net_member);
 	if (!r && !own && (!net.id || net.kind == VM_NET_NONE))
 		r = fail(rd, -EINVAL, "the field %s is missing",
 			net.id ? "host_dev_name" : "iface_id");
-	if (!r) {
-		r = config_net_take(rd->config, &net, rd->err);
-		if (r < 0 && r != -ENOMEM)
-			located(rd, r);
-	}
+	if (!r)
+		r = told(rd, config_net_take(rd->config, &net, rd->err));
 	config_net_free(&net);
-	return r;
-}
-
-static int nets_read(struct reader *rd, bool own, json_t *value)
-{
-	int r = 0;
-
-	if (!json_is_array(value))
-		return type_fail(rd, value, "an array of objects");
-	for (size_t i = 0; !r && i < json_array_size(value); i++) {
-		step_into(rd, value, NULL, i);
-		r = net_object(rd, own, json_array_get(value, i));
-		step_out(rd);
-	}
 	return r;
 }
 
 static int interfaces_read(struct reader *rd, json_t *value)
 {
-	return nets_read(rd, false, value);
+	return objects_read(rd, value, false, net_object);
 }
 
 static int own_nets_read(struct reader *rd, const struct field *field, json_t *value)
 {
-	return nets_read(rd, true, value);
+	return objects_read(rd, value, true, net_object);
 }
 
 static const struct field boot_source_fields[] = {
