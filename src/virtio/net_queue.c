@@ -90,18 +90,6 @@ static unsigned iov_collect(
 	return count;
 }
 
-/* The address that a received packet is for. */
-static void address_find(const struct iovec *iov, unsigned count, uint8_t to[VNET_MAC_BYTES])
-{
-	size_t skip = sizeof(struct vnet_header), done = 0;
-
-	for (unsigned i = 0; i < count && done < VNET_MAC_BYTES; i++) {
-		for (; skip < iov[i].iov_len && done < VNET_MAC_BYTES; skip++)
-			to[done++] = ((const uint8_t *)iov[i].iov_base)[skip];
-		skip = skip < iov[i].iov_len ? 0 : skip - iov[i].iov_len;
-	}
-}
-
 /*
  * Have the host fill the chains, and what is behind them.
  * Returns 1: a packet came, which is held, unless it is not for the driver; 0: there is none;
@@ -124,7 +112,7 @@ static int packet_fetch(struct net_pair *pair)
 	if ((size_t)n < sizeof(struct vnet_header) + VNET_ETH_BYTES ||
 		(size_t)n > VNET_PACKET_MAX || ((size_t)n > room && !mergeable(net)))
 		return 1;
-	address_find(iov, count, to);
+	vq_iov_read(iov, count, sizeof(struct vnet_header), to, sizeof(to));
 	if (!net_filter_pass(&net->filter, to))
 		return 1;
 	pair->held_bytes = (uint64_t)n < room ? (uint64_t)n : room;

@@ -19,6 +19,7 @@
 
 #include "base/fd.h"
 #include "virtio/net_host.h"
+#include "virtio/vq.h"
 
 #define FRAME_MAX  (VNET_PACKET_MAX - sizeof(struct vnet_header))
 #define IN_BYTES   (256 * KIB)
@@ -38,24 +39,6 @@ struct user {
 	uint8_t *out; /* of a packet that the socket took in part: [out_at, out_end) */
 	size_t out_at, out_end;
 };
-
-/* Copy @len bytes of @iov from @skip on. */
-static void iov_get(const struct iovec *iov, size_t skip, uint8_t *to, size_t len)
-{
-	for (; len; iov++) {
-		size_t n;
-
-		if (skip >= iov->iov_len) {
-			skip -= iov->iov_len;
-			continue;
-		}
-		n = iov->iov_len - skip < len ? iov->iov_len - skip : len;
-		memcpy(to, (const uint8_t *)iov->iov_base + skip, n);
-		to += n;
-		len -= n;
-		skip = 0;
-	}
-}
 
 static void user_flush(struct vnet_host *host)
 {
@@ -107,7 +90,7 @@ static bool user_send(
 	if ((size_t)n < bytes) {
 		user->out_at = 0;
 		user->out_end = bytes - (size_t)n;
-		iov_get(parts, (size_t)n, user->out, user->out_end);
+		vq_iov_read(parts, (unsigned)msg.msg_iovlen, (size_t)n, user->out, user->out_end);
 		host->pending = true;
 	}
 	return true;
@@ -117,29 +100,9 @@ static bool user_send(
 static ssize_t frame_give(struct iovec *iov, unsigned count, const uint8_t *frame, size_t len)
 {
 	static const struct vnet_header none;
-	const uint8_t *from = (const uint8_t *)&none;
-	size_t left = sizeof(none), at = 0;
-	bool header = true;
 
-	for (unsigned i = 0; i < count;) {
-		size_t n = iov[i].iov_len - at < left ? iov[i].iov_len - at : left;
-
-		memcpy((uint8_t *)iov[i].iov_base + at, from, n);
-		from += n;
-		left -= n;
-		at += n;
-		if (!left && !header)
-			break;
-		if (!left) {
-			from = frame;
-			left = len;
-			header = false;
-		}
-		if (at == iov[i].iov_len) {
-			at = 0;
-			i++;
-		}
-	}
+	vq_iov_write(iov, count, 0, &none, sizeof(none));
+	vq_iov_write(iov, count, sizeof(none), frame, len);
 	return (ssize_t)(sizeof(none) + len);
 }
 

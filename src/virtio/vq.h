@@ -125,4 +125,10 @@ uint64_t vq_chain_read(const struct vq_chain *chain, uint64_t skip, void *to, ui
 uint64_t vq_chain_write(
 	const struct vq_chain *chain, uint64_t skip, const void *from, uint64_t len);
 
+/* The same with any @count buffers. */
+uint64_t vq_iov_read(
+	const struct iovec *iov, unsigned count, uint64_t skip, void *to, uint64_t len);
+uint64_t vq_iov_write(
+	const struct iovec *iov, unsigned count, uint64_t skip, const void *from, uint64_t len);
+
 #endif

@@ -96,14 +96,24 @@ static uint64_t iov_copy(const struct iovec *iov, unsigned count, uint64_t skip,
 	return done;
 }
 
+uint64_t vq_iov_read(const struct iovec *iov, unsigned count, uint64_t skip, void *to, uint64_t len)
+{
+	return iov_copy(iov, count, skip, to, len, false);
+}
+
+uint64_t vq_iov_write(
+	const struct iovec *iov, unsigned count, uint64_t skip, const void *from, uint64_t len)
+{
+	/* iov_copy() only reads from the buffer in this direction. */
+	return iov_copy(iov, count, skip, (uint8_t *)from, len, true);
+}
+
 uint64_t vq_chain_read(const struct vq_chain *chain, uint64_t skip, void *to, uint64_t len)
 {
-	return iov_copy(chain->iov, chain->out_count, skip, to, len, false);
+	return vq_iov_read(chain->iov, chain->out_count, skip, to, len);
 }
 
 uint64_t vq_chain_write(const struct vq_chain *chain, uint64_t skip, const void *from, uint64_t len)
 {
-	/* iov_copy() only reads from the buffer in this direction. */
-	return iov_copy(
-		chain->iov + chain->out_count, chain->in_count, skip, (uint8_t *)from, len, true);
+	return vq_iov_write(chain->iov + chain->out_count, chain->in_count, skip, from, len);
 }
