@@ -28,10 +28,10 @@ struct vcpu {
 	struct kvm_run *run;	/* [v] but immediate_exit, which any thread may set */
 	pthread_t thread;	/* the owner's, valid when @started */
 	bool started;		/* the owner's */
-	pthread_t self;		/* [c] once @live */
-	_Atomic bool live;	/* [a] the thread runs and takes kicks */
 	_Atomic unsigned asked; /* [a] ASK_* */
 	pthread_mutex_t lock;	/* guards the rest; taken last */
+	pthread_t self;		/* while @live */
+	bool live;		/* the thread runs, is not joined, and takes kicks */
 	pthread_cond_t turn;	/* @hold or @inside changed, or a stop was asked for */
 	bool hold;		/* do not enter the guest */
 	bool inside;		/* in the guest, or in a device on its behalf */
@@ -99,8 +99,10 @@ static void vcpu_ask(struct vcpu *vcpu, unsigned what)
 	if ((atomic_fetch_or(&vcpu->asked, what) & what) == what)
 		return;
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	if (atomic_load(&vcpu->live) && !pthread_equal(vcpu->self, pthread_self()))
+	pthread_mutex_lock(&vcpu->lock);
+	if (vcpu->live && !pthread_equal(vcpu->self, pthread_self()))
 		pthread_kill(vcpu->self, kick_signal());
+	pthread_mutex_unlock(&vcpu->lock);
 }
 
 void vcpu_kick(struct vcpu *vcpu)
@@ -162,8 +164,7 @@ static void vcpu_park(struct vcpu *vcpu)
 	pthread_mutex_lock(&vcpu->lock);
 	held = vcpu->inside && vcpu->hold;
 	pthread_mutex_unlock(&vcpu->lock);
-	/* Before anybody is told that this vCPU stands still: it is the guest's memory's business.
-	 */
+	/* Before anybody is told that this vCPU stands still: it writes to guest memory. */
 	if (held)
 		kvm_clock_stopped(vcpu->kvm);
 	pthread_mutex_lock(&vcpu->lock);
@@ -175,10 +176,11 @@ static void vcpu_park(struct vcpu *vcpu)
 	pthread_mutex_unlock(&vcpu->lock);
 }
 
-/* The thread enters the guest no more. Called in it. */
+/* The thread enters the guest no more, and takes no kicks. Called in it. */
 static void vcpu_leave(struct vcpu *vcpu)
 {
 	pthread_mutex_lock(&vcpu->lock);
+	vcpu->live = false;
 	vcpu->inside = false;
 	pthread_cond_broadcast(&vcpu->turn);
 	pthread_mutex_unlock(&vcpu->lock);
@@ -190,7 +192,6 @@ void vcpu_join(struct vcpu *vcpu)
 	if (vcpu->started)
 		pthread_join(vcpu->thread, NULL);
 	vcpu->started = false;
-	atomic_store(&vcpu->live, false);
 }
 
 struct kvm_vcpu *vcpu_kvm(struct vcpu *vcpu)
@@ -371,11 +372,13 @@ static void *vcpu_main(void *arg)
 	bool going = true;
 	char name[16];
 
+	pthread_mutex_lock(&vcpu->lock);
 	vcpu->self = pthread_self();
-	atomic_store(&vcpu->live, true);
+	vcpu->live = true;
+	pthread_mutex_unlock(&vcpu->lock);
 	/* The name that Firecracker's clients look for to place vCPU threads. */
 	snprintf(name, sizeof(name), "fc_vcpu %u", vcpu->p.index);
-	pthread_setname_np(vcpu->self, name);
+	pthread_setname_np(pthread_self(), name);
 	if (vcpu->p.exits)
 		exits_begin(vcpu->p.exits);
 	if (vcpu->p.ops->begin)
