@@ -34,8 +34,7 @@ static bool number_read(uint64_t *ret, const char *fmt, ...)
 	return end != text && !errno;
 }
 
-/* "NAME N" or "NAME: N" in a table of one value a line; 0 when it is not there. */
-static uint64_t table_find(const char *text, const char *name)
+uint64_t gmem_table_find(const char *text, const char *name)
 {
 	size_t len = strlen(name);
 
@@ -231,8 +230,8 @@ static uint64_t group_room(bool v1, const struct account *account, const char *d
 	/* Only memory can be taken back from others. */
 	snprintf(path, sizeof(path), "%s/memory.stat", dir);
 	if (!strcmp(account->controller, "memory") && file_read_all(path, TEXT_MAX, &stat) > 0)
-		cache = table_find(stat, v1 ? "total_inactive_file" : "inactive_file") +
-			table_find(stat, v1 ? "total_active_file" : "active_file");
+		cache = gmem_table_find(stat, v1 ? "total_inactive_file" : "inactive_file") +
+			gmem_table_find(stat, v1 ? "total_active_file" : "active_file");
 	used -= cache < used ? cache : used;
 	return *limit > used ? *limit - used : 0;
 }
@@ -308,11 +307,12 @@ int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
 	MEM_SCOPED char *text = NULL;
 
 	if (file_read_all("/proc/meminfo", TEXT_MAX, &text) > 0) {
-		uint64_t free =
-			(table_find(text, "MemAvailable") + table_find(text, "SwapFree")) * KIB;
+		uint64_t free = (gmem_table_find(text, "MemAvailable") +
+					gmem_table_find(text, "SwapFree")) *
+				KIB;
 		char need[24];
 
-		if (table_find(text, "MemTotal") && free < bytes)
+		if (gmem_table_find(text, "MemTotal") && free < bytes)
 			return err_set(err, -ENOMEM,
 				"%s: %s are needed, but the host has %" PRIu64
 				" MiB available (swap included); give the VM less memory, or "

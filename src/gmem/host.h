@@ -14,6 +14,12 @@
 #define GMEM_NODES_MAX 64
 
 /*
+ * The value of @name in @text, a table of one "NAME N" or "NAME: N" a line, such as the kernel's
+ * /proc/vmstat; 0 when it is not there.
+ */
+uint64_t gmem_table_find(const char *text, const char *name);
+
+/*
  * Huge pages of @page_bytes that a new mapping may take: on @nodes (a bit each), or anywhere (0),
  * where surplus pages that the kernel may make count too.
  */

@@ -3,12 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "gmem/host.h"
 #include "gmem/internal.h"
 
 /* Linux uapi linux/fs.h, for headers from before 6.7. */
@@ -45,21 +45,6 @@ _Static_assert(sizeof(struct pm_scan_arg) == 96, "linux/fs.h");
 
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 
-/* The counter @name of /proc/vmstat in @text; 0 where this kernel has none. */
-static unsigned long long counter_of(const char *text, const char *name)
-{
-	const char *line = text;
-	size_t len = strlen(name);
-	unsigned long long value = 0;
-
-	for (; line; line = strchr(line, '\n')) {
-		line += *line == '\n';
-		if (!strncmp(line, name, len) && line[len] == ' ')
-			return sscanf(line + len, "%llu", &value) == 1 ? value : 1;
-	}
-	return 0;
-}
-
 /* Swapping takes shared pages out of page tables, and leaves no trace in them. */
 static bool host_swapped(void)
 {
@@ -67,7 +52,8 @@ static bool host_swapped(void)
 
 	if (file_read_all("/proc/vmstat", 64 * KIB, &text) < 0)
 		return true;
-	return counter_of(text, "pswpout") || counter_of(text, "zswpout");
+	/* A kernel that does not have a counter does not do that. */
+	return gmem_table_find(text, "pswpout") || gmem_table_find(text, "zswpout");
 }
 
 /* Whether the setting in @path is one of those words, which the kernel puts in brackets. */
