@@ -115,9 +115,9 @@ void gmem_pieces_find(struct gmem_fill *fill, struct gmem *gm)
 		region_pieces(fill, gm, &gm->regions[i]);
 	for (unsigned i = 0; i < fill->piece_count; i++) {
 		struct fill_piece *piece = &fill->pieces[i];
-		bool real = piece->page_bytes > PAGE_BYTES && (!piece->fresh || offered);
 
-		if (!real)
+		/* They were counted on as transparent huge pages. */
+		if (piece->fresh && !offered)
 			piece->page_bytes = PAGE_BYTES;
 	}
 }
