@@ -14,6 +14,7 @@
 
 #define NUMBER_MAX 64
 #define TEXT_MAX   (64 * KIB)
+#define GROUP_MAX  520 /* bytes of a control group's path, with its NUL */
 
 /* The number in the file whose name is in printf form. Returns false when there is none. */
 static bool number_read(uint64_t *ret, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -236,14 +237,12 @@ static uint64_t group_room(bool v1, const struct account *account, const char *d
 	return *limit > used ? *limit - used : 0;
 }
 
-static int groups_check(bool v1, const struct account *account, uint64_t bytes, const char *what,
-	struct kv_err *err)
+/* @account of the group at @path, which is cut, and of those above it up to the @top. */
+static int group_check(bool v1, const struct account *account, char *path, size_t top,
+	uint64_t bytes, const char *what, struct kv_err *err)
 {
-	char path[520], need[24];
-	size_t top = group_find(v1, account->controller, path, sizeof(path));
+	char need[24];
 
-	if (!top)
-		return 0;
 	for (;;) {
 		uint64_t limit, room = group_room(v1, account, path, &limit);
 		char *slash;
@@ -262,30 +261,45 @@ static int groups_check(bool v1, const struct account *account, uint64_t bytes, 
 	}
 }
 
+/* All @accounts, which are one controller's, in both versions. */
+static int groups_check(const struct account *accounts, unsigned count, uint64_t bytes,
+	const char *what, struct kv_err *err)
+{
+	char group[GROUP_MAX], path[GROUP_MAX];
+	int r = 0;
+
+	for (unsigned v1 = 0; !r && v1 < 2; v1++) {
+		size_t top = group_find(v1, accounts->controller, group, sizeof(group));
+
+		for (unsigned i = 0; !r && top && i < count; i++) {
+			strcpy(path, group);
+			r = group_check(v1, &accounts[i], path, top, bytes, what, err);
+		}
+	}
+	return r;
+}
+
 int gmem_huge_limit(uint64_t page_bytes, uint64_t bytes, struct kv_err *err)
 {
 	const char *size = page_bytes == GIB ? "1GB" : "2MB";
-	int r = 0;
-
 	/* Pages that are touched, and those that are reserved by mmap(2). */
-	for (unsigned i = 0; !r && i < 2; i++) {
-		const char *kind = i ? "rsvd." : "";
-		struct account account = {.controller = "hugetlb",
+	static const char *const kinds[] = {"", "rsvd."};
+	struct account accounts[ARRAY_LEN(kinds)];
+
+	for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+		struct account *to = &accounts[i];
+
+		*to = (struct account){.controller = "hugetlb",
 			.service = "",
 			.cure = ", or give the VM less memory"};
-
-		snprintf(account.max[0], sizeof(account.max[0]), "hugetlb.%s.%smax", size, kind);
-		snprintf(account.used[0], sizeof(account.used[0]), "hugetlb.%s.%scurrent", size,
-			kind);
-		snprintf(account.max[1], sizeof(account.max[1]), "hugetlb.%s.%slimit_in_bytes",
-			size, kind);
-		snprintf(account.used[1], sizeof(account.used[1]), "hugetlb.%s.%susage_in_bytes",
-			size, kind);
-		r = groups_check(false, &account, bytes, "memory", err);
-		if (!r)
-			r = groups_check(true, &account, bytes, "memory", err);
+		snprintf(to->max[0], sizeof(to->max[0]), "hugetlb.%s.%smax", size, kinds[i]);
+		snprintf(to->used[0], sizeof(to->used[0]), "hugetlb.%s.%scurrent", size, kinds[i]);
+		snprintf(to->max[1], sizeof(to->max[1]), "hugetlb.%s.%slimit_in_bytes", size,
+			kinds[i]);
+		snprintf(to->used[1], sizeof(to->used[1]), "hugetlb.%s.%susage_in_bytes", size,
+			kinds[i]);
 	}
-	return r;
+	return groups_check(accounts, ARRAY_LEN(accounts), bytes, "memory", err);
 }
 
 int gmem_group_check(uint64_t bytes, const char *what, const char *cure, struct kv_err *err)
@@ -297,9 +311,8 @@ int gmem_group_check(uint64_t bytes, const char *what, const char *cure, struct 
 		" (of a service: MemoryMax=)",
 		cure,
 	};
-	int r = groups_check(false, &account, bytes, what, err);
 
-	return r < 0 ? r : groups_check(true, &account, bytes, what, err);
+	return groups_check(&account, 1, bytes, what, err);
 }
 
 int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
