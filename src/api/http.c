@@ -237,11 +237,6 @@ long http_parse(struct http_request *req, const char *text, size_t len, const ch
 	return (long)(head + fields.length);
 }
 
-bool http_path_is(const struct http_request *req, const char *path)
-{
-	return req->path_len == strlen(path) && !memcmp(req->path, path, req->path_len);
-}
-
 static const char *reason(int status)
 {
 	static const struct {

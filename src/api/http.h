@@ -29,10 +29,7 @@ struct http_request {
 	bool expects; /* the client waits for "100 Continue" before it sends the body */
 };
 
-/*
- * What a handler answers. @body is JSON on the heap, or NULL; http_write() wants both freed by the
- * caller.
- */
+/* What a handler answers. @body is JSON on the heap, or NULL; who called the handler frees it. */
 struct http_reply {
 	int status; /* 200, 204, 400 ... */
 	char *body;
@@ -47,12 +44,9 @@ struct http_reply {
  */
 long http_parse(struct http_request *req, const char *text, size_t len, const char **fault);
 
-/* True when the request's path is @path. */
-bool http_path_is(const struct http_request *req, const char *path);
-
 /*
- * Make an answer out of @fmt: {"fault_message": "..."}, as Firecracker does. What is not UTF-8 in
- * it becomes '?'.
+ * Make an answer out of @fmt: {"fault_message": "..."}, as Firecracker does, in place of what
+ * @reply has. What is not UTF-8 in it becomes '?', and what is longer than 639 bytes is cut.
  */
 void http_fault(struct http_reply *reply, int status, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
