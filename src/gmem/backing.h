@@ -76,8 +76,7 @@ int gmem_backing_valid(
  * faster.)
  * Returns 0; what gmem_backing_valid() does; -ENOMEM with a sentence that says how many pages of
  * what size are short, on which nodes, and the command that reserves them, or which control group
- * forbids them; -EEXIST (the file holds
- * something else); -errno of open(2).
+ * forbids them; -EEXIST (the file holds something else); -errno of open(2).
  */
 int gmem_backing_check(
 	const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err);

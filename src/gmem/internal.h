@@ -88,15 +88,15 @@ void gmem_hot_untell(struct gmem_hot *hot, const struct gmem_listener *listener,
 /* hot.c: tell listeners that all windows go, and free the area. */
 void gmem_hot_free(struct gmem_hot *hot);
 
-/*
- * hot.c: is a block plugged that has bytes in @bytes from @offset of the area? Both lie inside it.
- */
+/* hot.c: is a block plugged that has bytes in the @bytes (1 and up) from @offset of the area? */
 bool gmem_hot_used(const struct gmem_hot *hot, uint64_t offset, uint64_t bytes);
 
 /* lent.c: what an area was lent. */
 struct gmem_lent;
 
-/* Of the area @rg, which is borrowed; nothing yet. Returns 0; -ENOMEM; -EINVAL (too many pieces).
+/*
+ * For the area @rg, which is borrowed and need not be mapped yet; nothing is lent to it yet.
+ * Returns 0; -ENOMEM; -EINVAL (too many pieces). Owns: the caller destroys it.
  */
 int gmem_lent_create(
 	struct gmem_lent **ret, const struct gmem_region *rg, const struct gmem_lender *lender);

@@ -72,8 +72,7 @@ static void piece_put(struct gmem_lent *lent, unsigned index)
 	uint8_t *host = lent->rg->host + index * lent->lender.bytes;
 	uint64_t len = piece_len(lent, index);
 
-	/* A mapping that cannot be replaced goes on holding its pages: the lender must not have
-	 * them. */
+	/* A mapping that cannot be replaced keeps its pages: the lender must not have them. */
 	if (mmap(host, len, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
 		return;

@@ -66,10 +66,7 @@ static bool setting_is(const char *path, const char *a, const char *b)
 	return n < 0 ? n == -ENOENT : strstr(text, a) || strstr(text, b);
 }
 
-/*
- * Shared pages that become huge later, and huge ones that are split, leave the page tables as
- * well.
- */
+/* Shared pages that become huge later, and huge ones that are split, leave page tables as well. */
 static bool host_collapses(void)
 {
 	return !setting_is(THP_DIR "shmem_enabled", "[never]", "[deny]") ||
