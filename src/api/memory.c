@@ -24,16 +24,17 @@ static json_t *status_pack(const struct machine_mem_info *info)
 }
 
 /* All that is known of a device. */
-static json_t *device_pack(const struct machine_mem_info *info)
+static json_t *device_pack(const struct api *api, const struct machine_mem_info *info)
 {
 	json_t *device = status_pack(info);
 	json_t *more = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:I, s:I}", "id",
 		info->id, "max_bytes", (json_int_t)info->max_bytes, "block_bytes",
 		(json_int_t)info->block_bytes, "requested_bytes", (json_int_t)info->requested_bytes,
 		"plugged_bytes", (json_int_t)info->plugged_bytes, "host_bytes",
-		(json_int_t)info->host_bytes, "windows", (int)info->windows, "windows_mapped",
-		(int)info->windows_mapped, "driver", info->driver, "refused",
-		(json_int_t)info->refused, "stall_max_ns", (json_int_t)info->stall_max_ns);
+		(json_int_t)machine_mem_present(api->p.machine, info->id), "windows",
+		(int)info->windows, "windows_mapped", (int)info->windows_mapped, "driver",
+		info->driver, "refused", (json_int_t)info->refused, "stall_max_ns",
+		(json_int_t)info->stall_max_ns);
 
 	json_object_update(device, more);
 	json_decref(more);
@@ -81,7 +82,7 @@ void api_mem_get(struct api *api, const struct http_request *req, struct http_re
 	if (!device_find(api, req, &info, reply))
 		return;
 	path_id(req, id);
-	api_json(reply, id[0] ? device_pack(&info) : status_pack(&info));
+	api_json(reply, id[0] ? device_pack(api, &info) : status_pack(&info));
 }
 
 void api_mem_list(struct api *api, const struct http_request *req, struct http_reply *reply)
@@ -93,7 +94,7 @@ void api_mem_list(struct api *api, const struct http_request *req, struct http_r
 		struct machine_mem_info info;
 
 		if (!machine_mem_get(api->p.machine, i, &info))
-			json_array_append_new(list, device_pack(&info));
+			json_array_append_new(list, device_pack(api, &info));
 	}
 	api_json(reply, list);
 }

@@ -156,7 +156,6 @@ struct machine_mem_info {
 	uint64_t max_bytes, block_bytes;
 	uint64_t requested_bytes; /* what the guest shall have plugged */
 	uint64_t plugged_bytes;	  /* what it has */
-	uint64_t host_bytes;	  /* of these, what is present on the host */
 	unsigned windows;	  /* memory slots there may be */
 	unsigned windows_mapped;  /* memory slots there are */
 	bool driver;		  /* the guest has one at work */
@@ -167,11 +166,14 @@ struct machine_mem_info {
 /* How many memory devices there are. Context: any thread. */
 unsigned machine_mem_count(const struct machine *m);
 
-/*
- * Tell of memory device @i, from 0. Takes time in proportion to what is plugged.
- * Returns 0; -ENODEV. Context: the loop thread.
- */
+/* Tell of memory device @i, from 0. Returns 0; -ENODEV. Context: the loop thread. */
 int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
+
+/*
+ * Bytes of memory device @id that are plugged and present on the host; 0 when there is no such
+ * device. Takes time in proportion to what is plugged. Context: the loop thread.
+ */
+uint64_t machine_mem_present(struct machine *m, const char *id);
 
 /*
  * Ask the guest to have @bytes of memory device @id plugged; it does so in its own time.

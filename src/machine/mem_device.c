@@ -233,7 +233,6 @@ int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret)
 		.block_bytes = info.hot.block_bytes,
 		.requested_bytes = info.requested_bytes,
 		.plugged_bytes = info.hot.plugged_bytes,
-		.host_bytes = vmem_resident(m->mems[i].dev),
 		.windows = info.hot.windows,
 		.windows_mapped = info.hot.windows_mapped,
 		.driver = info.driver,
@@ -243,25 +242,38 @@ int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret)
 	return 0;
 }
 
+static struct vmem *device_find(struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->mem_count; i++)
+		if (!strcmp(m->mems[i].id, id))
+			return m->mems[i].dev;
+	return NULL;
+}
+
+uint64_t machine_mem_present(struct machine *m, const char *id)
+{
+	struct vmem *dev = device_find(m, id);
+
+	return dev ? vmem_resident(dev) : 0;
+}
+
 int machine_mem_request(struct machine *m, const char *id, uint64_t bytes, struct kv_err *err)
 {
+	struct vmem *dev = device_find(m, id);
 	struct vmem_info info;
 	char a[24], b[24];
-	unsigned i = 0;
 	int r;
 
-	while (i < m->mem_count && strcmp(m->mems[i].id, id))
-		i++;
-	if (i == m->mem_count)
+	if (!dev)
 		return err_set(err, -ENODEV, "there is no memory device %.64s", id);
-	r = vmem_request(m->mems[i].dev, bytes);
+	r = vmem_request(dev, bytes);
 	if (r == -EAGAIN)
 		return err_set(err, r,
 			"memory device %s: the guest has no driver for it at work (virtio-mem)",
 			id);
 	if (!r)
 		return 0;
-	vmem_info(m->mems[i].dev, &info);
+	vmem_info(dev, &info);
 	size_format(bytes, a, sizeof(a));
 	if (bytes > info.hot.bytes)
 		return err_set(err, r, "memory device %s: requested=%s is more than max=%s", id, a,

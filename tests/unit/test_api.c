@@ -25,6 +25,7 @@ int __wrap_machine_disk_limit(
 	struct machine *m, const char *id, const struct limit_rates *rates, struct kv_err *err);
 unsigned __wrap_machine_mem_count(const struct machine *m);
 int __wrap_machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
+uint64_t __wrap_machine_mem_present(struct machine *m, const char *id);
 int __wrap_machine_mem_request(
 	struct machine *m, const char *id, uint64_t bytes, struct kv_err *err);
 
@@ -77,6 +78,7 @@ static struct machine_mem_info mems[] = {
 	{.id = "hotplug", .max_bytes = 4 * GIB, .block_bytes = 4 * KIB, .windows = 32},
 };
 static unsigned mem_count;
+static unsigned looked; /* times that a device's present bytes were counted */
 
 unsigned __wrap_machine_mem_count(const struct machine *m)
 {
@@ -87,6 +89,12 @@ int __wrap_machine_mem_get(struct machine *m, unsigned i, struct machine_mem_inf
 {
 	*ret = mems[i];
 	return 0;
+}
+
+uint64_t __wrap_machine_mem_present(struct machine *m, const char *id)
+{
+	looked++;
+	return strcmp(id, "hotplug") ? 1 * MIB : 2 * MIB;
 }
 
 int __wrap_machine_mem_request(
@@ -282,6 +290,10 @@ static void test_memory(void **state)
 	assert_int_equal(number("/hotplug/memory", "requested_size_mib"), 0);
 	assert_int_equal(number("/hotplug/memory", "total_size_mib"), 4096);
 	assert_int_equal(number("/hotplug/memory", "max_bytes"), 0);
+	/* That takes long, and is done for nobody who does not ask. */
+	assert_int_equal(looked, 0);
+	assert_int_equal(number("/hotplug/memory/hotplug", "host_bytes"), 2 * MIB);
+	assert_int_equal(looked, 1);
 	assert_int_equal(number("/hotplug/memory/m0", "requested_bytes"), 512 * MIB);
 	expect("PATCH", "/hotplug/memory/m0", "{\"requested_bytes\": 2097152}", 204, NULL);
 	assert_int_equal(number("/hotplug/memory/m0", "requested_size_mib"), 2);
