@@ -159,54 +159,52 @@ static int disk_look(struct machine *m, const struct machine_virtio *slot, struc
 	return 0;
 }
 
-int machine_disk_look(struct machine *m, const char *id, struct kv_err *err)
-{
-	bool found = !id;
-	int r = 0;
-
-	for (unsigned i = 0; i < m->virtio_count; i++) {
-		const struct machine_virtio *slot = &m->virtio[i];
-		int failed;
-
-		if (!slot->disk || (id && strcmp(slot->id, id)))
-			continue;
-		found = true;
-		failed = disk_look(m, slot, err);
-		if (failed < 0)
-			r = failed;
-	}
-	return found ? r : err_set(err, -ENOENT, "there is no disk %s", id);
-}
-
 /* NULL with a sentence. */
-static struct vblk *disk_find(struct machine *m, const char *id, struct kv_err *err)
+static const struct machine_virtio *disk_find(
+	const struct machine *m, const char *id, struct kv_err *err)
 {
 	for (unsigned i = 0; i < m->virtio_count; i++)
 		if (m->virtio[i].disk && !strcmp(m->virtio[i].id, id))
-			return m->virtio[i].disk;
+			return &m->virtio[i];
 	err_set(err, -ENOENT, "there is no disk %s", id);
 	return NULL;
+}
+
+int machine_disk_look(struct machine *m, const char *id, struct kv_err *err)
+{
+	const struct machine_virtio *one = id ? disk_find(m, id, err) : NULL;
+	int r = 0;
+
+	if (id)
+		return one ? disk_look(m, one, err) : -ENOENT;
+	for (unsigned i = 0; i < m->virtio_count; i++) {
+		int failed = m->virtio[i].disk ? disk_look(m, &m->virtio[i], err) : 0;
+
+		if (failed < 0)
+			r = failed;
+	}
+	return r;
 }
 
 int machine_disk_rates(
 	struct machine *m, const char *id, struct limit_rates *ret, struct kv_err *err)
 {
-	struct vblk *blk = disk_find(m, id, err);
+	const struct machine_virtio *slot = disk_find(m, id, err);
 
-	if (!blk)
+	if (!slot)
 		return -ENOENT;
-	*ret = vblk_rates(blk);
+	*ret = vblk_rates(slot->disk);
 	return 0;
 }
 
 int machine_disk_limit(
 	struct machine *m, const char *id, const struct limit_rates *rates, struct kv_err *err)
 {
-	struct vblk *blk = disk_find(m, id, err);
+	const struct machine_virtio *slot = disk_find(m, id, err);
 
-	if (!blk)
+	if (!slot)
 		return -ENOENT;
-	vblk_limit(blk, rates);
+	vblk_limit(slot->disk, rates);
 	return 0;
 }
 
