@@ -153,7 +153,7 @@ static void memory_shrunk(void *ctx)
 		vdev_memory_changed(m->virtio[i].vd);
 }
 
-static void mem_free(void *dev)
+static void device_free(void *dev)
 {
 	vmem_destroy(dev);
 }
@@ -178,7 +178,7 @@ int machine_add_mem(struct machine *m, unsigned index, struct kv_err *err)
 	mem->id = strdup(config->id);
 	r = mem->id ? vmem_create(&dev, &params) : -ENOMEM;
 	if (!r)
-		r = machine_virtio_add(m, vmem_vdev(dev), dev, mem_free);
+		r = machine_virtio_add(m, vmem_vdev(dev), dev, device_free);
 	if (r < 0) {
 		vmem_destroy(dev);
 		return err_set(err, r, "mem-device %s: %s", config->id, err_text(r));
