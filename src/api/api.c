@@ -251,8 +251,7 @@ static void actions_put(struct api *api, const struct http_request *req, struct 
 	else if (!strcmp(action, "SendCtrlAltDel"))
 		http_fault(reply, 400,
 			"SendCtrlAltDel: this machine has no keyboard to press keys on; ask the "
-			"guest "
-			"itself to shut down");
+			"guest itself to shut down");
 	else
 		http_fault(reply, 400,
 			"action_type \"%.64s\" is not allowed; give FlushMetrics, InstanceStart or "

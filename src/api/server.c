@@ -48,8 +48,6 @@ struct http_server {
 	bool full; /* not listening, until a connection ends */
 };
 
-static void client_serve(struct client *client);
-
 static void client_drop(struct client *client)
 {
 	struct http_server *server = client->server;
@@ -182,9 +180,7 @@ static bool request_serve(struct client *client)
 		client->continued = client->started = false;
 		client->used -= (size_t)r;
 		memmove(client->buf, client->buf + r, client->used);
-		if (client_reply(client, &reply, req.keep))
-			return true;
-		return false;
+		return client_reply(client, &reply, req.keep);
 	}
 	if (alive)
 		client_await(client);
