@@ -26,7 +26,7 @@ class LinuxVm:
         self.tb = tb
         linux = Emulated(tb)
         tb.put("/tmp/script.cpio", cpio({"kvick.script": "\n".join(script).encode(), **(files or {})}))
-        tb.put("/tmp/talk", (tb.build / "tests" / "talk").read_bytes(), 0o755)
+        self.client = linux.put_program("talk")
         self.job = tb.spawn(
             [
                 linux.program, "run", "--id", "vm-1", *args,
@@ -50,7 +50,7 @@ class LinuxVm:
         """The answers as (status, JSON or None); waits until the socket is there. See talk.c."""
         wait = f"i=0; while [ ! -S {SOCKET} ] && [ $i -lt 1000 ]; do usleep 10000; i=$((i+1)); done"
         steps = " ".join(f"'{s}'" for s in steps)
-        done = self.tb.run(["sh", "-c", f"{wait}; exec /tmp/talk {SOCKET} {steps}"], timeout=timeout)
+        done = self.tb.run(["sh", "-c", f"{wait}; exec {self.client} {SOCKET} {steps}"], timeout=timeout)
         answers = []
         for line in text(done.stdout).splitlines():
             status, _, body = line.partition(" ")

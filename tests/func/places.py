@@ -41,6 +41,11 @@ class Emulated:
     def put(self, path, data):
         self.tb.put(path, data)
 
+    def put_program(self, name):
+        """The program made of tests/func/NAME.c; returns its path there."""
+        self.tb.put(f"/tmp/{name}", self.tb.build / "tests" / name)
+        return f"/tmp/{name}"
+
 
 class Here:
     """This host as a place for Linux guests."""

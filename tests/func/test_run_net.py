@@ -2,9 +2,7 @@
 """Network devices with real Linux guests: what arrives is what was sent, each way."""
 
 import re
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from images import cpio
@@ -72,17 +70,8 @@ esac
 SHORT_MIB, LONG_MIB, SOAKS = 32, 1024, 10
 
 
-@pytest.fixture(scope="session", name="peer")
-def peer_program(tmp_path_factory):
-    """peer.c as a static program."""
-    out = tmp_path_factory.mktemp("peer") / "peer"
-    source = Path(__file__).with_name("peer.c")
-    subprocess.run(["cc", "-static", "-Os", "-s", "-Wall", "-Werror", "-o", out, source], check=True)
-    return out.read_bytes()
-
-
 @pytest.fixture(name="host")
-def emulated_host(testbed, peer):
+def emulated_host(testbed):
     """The emulated host with an initrd of busybox and the guest's script, and room for taps."""
     host = Emulated(testbed)
     busybox = testbed.get("/bin/busybox")
@@ -92,8 +81,7 @@ def emulated_host(testbed, peer):
     archive = cpio({"bin/busybox": busybox, "bin/transfer": PROGRAM.encode()}, links)
     host.put("/tmp/net.cpio", archive)
     host.put("/tmp/transfer", PROGRAM.encode())
-    host.put("/tmp/peer", peer)
-    host.run("chmod", "755", "/tmp/transfer", "/tmp/peer")
+    host.run("chmod", "755", "/tmp/transfer")
     # Others than root may be next.
     host.run("rm", "-f", "/tmp/random", "/tmp/received")
     return host
@@ -193,9 +181,10 @@ def pausing_transfer(host, mib, append, args, peer, before=(), counter=None):
         host, f"exec /bin/transfer guest {mib} {peer}", append, ("--api-sock", sock, *args)
     )
 
+    client = host.put_program("talk")
+
     def state(name):
-        done = host.run("/tmp/peer", "ask", sock, "PATCH", "/vm", f'{{"state": "{name}"}}')
-        return done.stdout.startswith("HTTP/1.1 204")
+        return host.run(client, sock, f'PATCH /vm {{"state":"{name}"}}').stdout.startswith("204 ")
 
     job = host.tb.spawn([*before, "/tmp/transfer", "host", str(mib), *argv])
     rounds = 0

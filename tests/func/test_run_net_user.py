@@ -17,7 +17,6 @@ from test_run_net import (  # noqa: F401
     net_arguments,
     net_boot,
     pausing_transfer,
-    peer_program,
     sums,
     transfer,
     transfer_size,
@@ -154,7 +153,7 @@ def as_user(user):
 @pytest.mark.parametrize("user", ("root", "tester"))
 def test_network(passt, user):
     """An address by DHCP, names by DNS, connections out and in, as root and as somebody."""
-    server = passt.tb.spawn(["/tmp/peer", "dns", "127.0.0.53"])
+    server = passt.tb.spawn([passt.put_program("dns"), "127.0.0.53"])
     commands = (
         "cat /proc/net/pnp;cat /sys/class/net/eth0/mtu;exec /bin/ip addr show eth0;"
         "exec /bin/nslookup -type=a kvick.example;exec /bin/transfer guest 1 " + OUTSIDE
