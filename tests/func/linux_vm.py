@@ -12,11 +12,18 @@ from places import Emulated, text
 SOCKET = "/run/kvick/vm-1.sock"
 MIB = 1 << 20
 
+PAUSE, RESUME = 'PATCH /vm {"state":"Paused"}', 'PATCH /vm {"state":"Resumed"}'
+
 # What came while the guest ran is given back whole when its kernel keeps nothing of its own there.
 MOVABLE = "memhp_default_state=online_movable"
 
 # Where no VM's kernel may have been.
 ALARMS = ("Kernel panic", "soft lockup", "rcu_sched", "blocked for more", "BUG:", "Call Trace", "Oops")
+
+
+def cycles(count, paused_ms, running_ms):
+    """Steps of talk() that pause and resume the machine."""
+    return [PAUSE, f"sleep {paused_ms}", RESUME, f"sleep {running_ms}"] * count
 
 
 class LinuxVm:

@@ -5,15 +5,10 @@ import re
 import time
 
 import pytest
-from linux_vm import MIB, linux_vms  # noqa: F401
+from linux_vm import MIB, PAUSE, RESUME, cycles, linux_vms  # noqa: F401 (a fixture)
 from places import text
 
 DISK = "/tmp/api-disk"
-PAUSE, RESUME = 'PATCH /vm {"state":"Paused"}', 'PATCH /vm {"state":"Resumed"}'
-
-
-def cycles(count, paused_ms, running_ms):
-    return [PAUSE, f"sleep {paused_ms}", RESUME, f"sleep {running_ms}"] * count
 
 
 @pytest.mark.limit(200)

@@ -5,14 +5,17 @@ import re
 import shutil
 import signal
 import subprocess
+import time
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 from images import cpio
+from linux_vm import cycles, linux_vms  # noqa: F401 (a fixture)
+from places import Emulated, text
 from test_run_linux import QUIET, boot, booted
 
 DISK = "/tmp/kvick-disk"
-
 
 # fio keeps its state in System V shared memory, which the small guest kernel does not have.
 SHM = """
@@ -39,49 +42,6 @@ int shmctl(int id, int op, struct shmid_ds *buf)
 """
 
 
-# Says "PATCH /vm" to a control socket: PATH STATE. Exits with 0 for a 204.
-ASK = """
-#include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-int main(int argc, char **argv)
-{
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
-	char body[64], answer[64] = "";
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	snprintf(to.sun_path, sizeof(to.sun_path), "%s", argv[1]);
-	snprintf(body, sizeof(body), "{\\"state\\": \\"%s\\"}", argv[2]);
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)
-		return 1;
-	dprintf(fd, "PATCH /vm HTTP/1.1\\r\\nConnection: close\\r\\nContent-Length: %zu\\r\\n\\r\\n%s",
-		strlen(body), body);
-	if (read(fd, answer, sizeof(answer) - 1) <= 0)
-		return 2;
-	return strstr(answer, " 204 ") ? 0 : 3;
-}
-"""
-
-# Stops the machine again and again, and looks once whether it still writes.
-STOP = """
-set -e
-ask=/tmp/kvick-ask
-$ask $1 Paused; sleep 0.5
-before=$(md5sum <$2); sleep 0.5
-test "$before" = "$(md5sum <$2)"
-$ask $1 Resumed
-i=0
-while [ $i -lt 30 ] && $ask $1 Paused; do
-	sleep 0.03
-	$ask $1 Resumed
-	sleep 0.03
-	i=$((i + 1))
-done
-echo stopped $i times
-"""
-
-
 def with_libraries(*programs, extra=None):
     """An initrd of programs of this system and what they load."""
     files = dict(extra or {})
@@ -95,11 +55,21 @@ def with_libraries(*programs, extra=None):
     return cpio(files)
 
 
-@pytest.fixture
-def disk(linux):
+def made_disk(linux):
     assert linux.run("truncate", "-s", "64M", DISK).returncode == 0
     yield DISK
     linux.run("rm", "-f", DISK, "/tmp/kvick-tools.cpio")
+
+
+@pytest.fixture(name="disk")
+def disk_of_64_mib(linux):
+    yield from made_disk(linux)
+
+
+@pytest.fixture(name="emulated_disk")
+def disk_in_the_emulated_host(testbed):
+    """The same for tests that speak to the guest while it runs."""
+    yield from made_disk(Emulated(testbed))
 
 
 def test_file_system(linux, disk):
@@ -144,51 +114,34 @@ def test_fio(linux, disk, tmp_path):
     booted(boot(linux, commands=fio, args=args), 1)
 
 
-def test_killed_while_writing(testbed, linux, disk):
+def test_killed_while_writing(testbed, linux_vm, emulated_disk):
     """What the guest was told is stored is there after the monitor was killed."""
-    for seed in range(3):
-        commands = f"acks /dev/vda 0 67108864 {seed + 1}"
-        job = testbed.spawn(
-            [
-                linux.program, "run", "--disk", disk, "--initrd", linux.guest("initrd.cpio"),
-                "--append", f'{QUIET} kvick.run="{commands}"', linux.guest("vmlinux"),
-            ]
-        )  # fmt: skip
-        try:
-            job.wait_for(f"stored: {40960 * (seed + 1)}\r".encode(), timeout=110)
-            job.kill(signal.SIGKILL)
-            done = job.wait(20)
-        finally:
-            job.kill_all()
+    for seed in range(1, 4):
+        vm = linux_vm([f"acks /dev/vda 0 67108864 {seed}"], "--no-api", "--disk", emulated_disk)
+        vm.expect(f"stored: {40960 * seed}\n")
+        vm.job.kill(signal.SIGKILL)
+        done = vm.job.wait(20)
         assert done.signal == signal.SIGKILL
-        stored = int(re.findall(rb"stored: (\d+)\r", done.stdout)[-1])
+        stored = int(re.findall(r"stored: (\d+)\n", text(done.stdout))[-1])
         # The lock went with the process, and the next machine finds everything.
-        args = ("--disk", f"{disk},ro")
-        booted(boot(linux, commands=f"verify /dev/vda 0 {stored} {seed + 1}", args=args), 1)
+        args = ("--disk", f"{emulated_disk},ro")
+        booted(boot(Emulated(testbed), commands=f"verify /dev/vda 0 {stored} {seed}", args=args), 1)
 
 
-def test_growth(testbed, linux, disk):
+def test_growth(testbed, linux_vm, emulated_disk):
     """The guest sees the new size, and can use it, without looking for it."""
-    commands = (
-        "fill /dev/vda 0 65536 1;echo grow;sleep 4000;cat /sys/block/vda/size;"
-        "fill /dev/vda 134213632 4096 5;verify /dev/vda 134213632 4096 5"
-    )
-    job = testbed.spawn(
-        [
-            linux.program, "run", "--disk", disk, "--initrd", linux.guest("initrd.cpio"),
-            "--append", f'{QUIET} kvick.run="{commands}"', linux.guest("vmlinux"),
-        ]
+    vm = linux_vm(
+        ["fill /dev/vda 0 65536 1", "echo grow", "sleep 4000", "cat /sys/block/vda/size",
+         "fill /dev/vda 134213632 4096 5", "verify /dev/vda 134213632 4096 5"],
+        "--disk", emulated_disk,
     )  # fmt: skip
-    try:
-        job.wait_for(b"grow\r", timeout=110)
-        assert linux.run("truncate", "-s", "128M", disk).returncode == 0
-        job.kill(signal.SIGUSR2)
-        done = job.wait(100)
-    finally:
-        job.kill_all()
-    assert b"\n262144\r" in done.stdout
-    assert b"verify: 4096 bytes ok" in done.stdout
-    assert b"disk disk0 has now 128M" in done.stderr
+    vm.expect("grow\n")
+    assert testbed.run(["truncate", "-s", "128M", emulated_disk]).returncode == 0
+    vm.job.kill(signal.SIGUSR2)
+    out = vm.end(6)
+    assert "\n262144\n" in out
+    assert "verify: 4096 bytes ok" in out
+    assert b"disk disk0 has now 128M" in vm.job.stderr
 
 
 def test_kexec(linux, testbed_build, disk):
@@ -221,33 +174,21 @@ def test_kexec(linux, testbed_build, disk):
     assert "needs a reset" not in done.stderr
 
 
-def test_paused_with_requests_under_way(testbed, linux, disk, tmp_path):
+def test_paused_with_requests_under_way(testbed, linux_vm, emulated_disk):
     """A machine that is stopped over and over while it writes and reads loses nothing."""
-    source, program, socket = tmp_path / "ask.c", tmp_path / "ask", "/tmp/kvick-disk.sock"
-    source.write_text(ASK)
-    subprocess.run(["cc", "-static", "-o", program, source], check=True)
-    linux.put("/tmp/kvick-ask", program.read_bytes())
-    linux.run("chmod", "755", "/tmp/kvick-ask")
-    commands = "echo begin;" + ";".join(
-        f"fill /dev/vda 0 16777216 {n};verify /dev/vda 0 16777216 {n}" for n in (1, 2)
-    )
-    job = testbed.spawn(
-        [
-            linux.program, "run", "--api-sock", socket, "--disk", disk, "--rng", "--memory", "256M",
-            "--initrd", linux.guest("initrd.cpio"), "--append", f'{QUIET} kvick.run="{commands}"',
-            linux.guest("vmlinux"),
-        ]
-    )  # fmt: skip
-    try:
-        job.wait_for(b"begin\r", timeout=110)
-        stopped = linux.run("sh", "-c", STOP, "sh", socket, disk)
-        done = job.wait(110)
-    finally:
-        job.kill_all()
-    assert stopped.returncode == 0, stopped
-    assert int(re.search(r"stopped (\d+) times", stopped.stdout)[1]) > 2
-    assert done.returncode == 0
-    assert done.stdout.count(b"verify: 16777216 bytes ok") == 2
+    work = [f"{verb} /dev/vda 0 16777216 {n}" for n in (1, 2) for verb in ("fill", "verify")]
+    vm = linux_vm(["echo begin", *work], "--disk", emulated_disk, "--rng", "--memory", "256M")
+    vm.expect("begin\n")
+    vm.state("Paused")
+    time.sleep(0.5)
+    before = testbed.run(["md5sum", emulated_disk]).stdout
+    time.sleep(0.5)
+    assert testbed.run(["md5sum", emulated_disk]).stdout == before
+    vm.state("Resumed")
+    # The guest may be done before all of them are.
+    answers = list(takewhile((204, None).__eq__, vm.talk(*cycles(30, 30, 30))))
+    assert len(answers) % 2 == 0 and len(answers) // 2 > 2
+    assert vm.end(5).count("verify: 16777216 bytes ok") == 2
 
 
 def test_driver_of_the_transport(linux, disk):

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from images import cpio
-from linux_vm import MIB, MOVABLE, large_linux_vms  # noqa: F401
+from linux_vm import MIB, MOVABLE, PAUSE, RESUME, cycles, large_linux_vms  # noqa: F401 (a fixture)
 from places import text
 from vm import until
 
@@ -204,16 +204,15 @@ def test_paused_while_it_changes(large_vm):
         "--memory", "128M", "--cpus", "2", "--mem-device", "id=m0,max=8G",
     )  # fmt: skip
     vm.expect("kvick-init: user space")
-    steps = ['PATCH /vm {"state":"Paused"}', "sleep 20", 'PATCH /vm {"state":"Resumed"}', "sleep 20"]
     for mib in (1280, 0):
         assert vm.mem("--no-wait", "m0", f"requested={mib}M").returncode == 0
-        assert set(vm.talk(*steps * 25)) == {(204, None)}
+        assert set(vm.talk(*cycles(25, 20, 20))) == {(204, None)}
         done = vm.mem("--timeout", "100", "m0", f"requested={mib}M")
         assert done.returncode == 0, done
         if mib:
             vm.expect("memtest: 900 MiB ok")
             # With memory plugged and nobody at work, for longer.
-            assert set(vm.talk(steps[0], "sleep 2000", steps[2])) == {(204, None)}
+            assert set(vm.talk(PAUSE, "sleep 2000", RESUME)) == {(204, None)}
     vm.release("m0", 128)
     vm.end(6)
     assert vm.job.stderr == b""

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from linux_vm import MOVABLE
 from places import Emulated
 from pools import pool_factory  # noqa: F401 (a fixture)
 from test_run_linux import boot, booted
@@ -104,9 +105,6 @@ def test_pool(kvick, kvm_host, flat, serve):
 
 
 # With real Linux.
-
-# Memory that came while it ran is given back whole only when the kernel keeps nothing of its own there.
-MOVABLE = "memhp_default_state=online_movable"
 
 
 @pytest.mark.parametrize("mode", MODES)

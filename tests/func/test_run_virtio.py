@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from images import cpio
+from places import Emulated
 from test_run_linux import boot, booted
 
 RNG = "/sys/bus/virtio/drivers/virtio_rng"
@@ -128,8 +129,9 @@ def test_many_disks(linux):
     linux.run("rm", "-f", "/tmp/kvick-script.cpio", *paths)
 
 
-def test_disk_without_io_uring(testbed, linux):
+def test_disk_without_io_uring(testbed):
     """Where the host forbids io_uring the disk works without it, and the log says so once."""
+    linux = Emulated(testbed)
     path, forbidden = "/tmp/kvick-disk", "/proc/sys/kernel/io_uring_disabled"
     disk_make(linux, path, 16)
     assert testbed.run(["sh", "-c", f"echo 2 >{forbidden}"], timeout=20).returncode == 0
