@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Huge pages of 2 MiB for tests on this host."""
+"""Huge pages for tests: of 2 MiB on this host, of any size in the emulated one."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,21 @@ def some_huge_pages():
         yield
     finally:
         (HUGE / "nr_hugepages").write_text(str(before))
+
+
+@contextmanager
+def emulated_huge_pages(linux, kib, count):
+    """COUNT free pages of KIB KiB in the emulated host, given back afterwards; skips without them. Its
+    value tells how many are free."""
+    pages = f"/sys/kernel/mm/hugepages/hugepages-{kib}kB"
+
+    def free():
+        return int(linux.run("cat", f"{pages}/free_hugepages").stdout)
+
+    linux.run("sh", "-c", f"echo {count} >{pages}/nr_hugepages")
+    try:
+        if free() < count:
+            pytest.skip(f"the emulated host cannot free {count} pages of {kib} KiB")
+        yield free
+    finally:
+        linux.run("sh", "-c", f"echo 0 >{pages}/nr_hugepages")

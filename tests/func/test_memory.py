@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hugepages import HUGE, some_huge_pages  # noqa: F401 (a fixture)
+from hugepages import HUGE, emulated_huge_pages, some_huge_pages  # noqa: F401 (a fixture)
 from images import padded
 from places import Emulated
 from vm import OK, START, USAGE, run, until
@@ -447,12 +447,7 @@ def test_bench_populate(kvick):
 
 def test_bench_populate_huge_pages(large_testbed):
     linux = Emulated(large_testbed)
-    dirs = [f"/sys/kernel/mm/hugepages/hugepages-{kib}kB" for kib in (2048, 1048576)]
-    linux.run("sh", "-c", f"echo 64 >{dirs[0]}/nr_hugepages; echo 1 >{dirs[1]}/nr_hugepages")
-    try:
-        got = [int(linux.run("cat", f"{d}/free_hugepages").stdout) for d in dirs]
-        if got != [64, 1]:
-            pytest.skip("the emulated host cannot free the huge pages")
+    with emulated_huge_pages(linux, 2048, 64), emulated_huge_pages(linux, 1048576, 1):
         for kind, size in (("hugetlb-2m", "128M"), ("hugetlb-1g", "1G")):
             done = linux.run(
                 "build/kvick", "bench", "populate", "--size", size, "--rounds", "1", "--threads", "1",
@@ -460,9 +455,6 @@ def test_bench_populate_huge_pages(large_testbed):
             )  # fmt: skip
             assert done.returncode == OK, done
             assert bench_populate(json.loads(done.stdout)) == {kind}
-    finally:
-        for d in dirs:
-            linux.run("sh", "-c", f"echo 0 >{d}/nr_hugepages")
 
 
 @pytest.mark.parametrize(
@@ -471,11 +463,7 @@ def test_bench_populate_huge_pages(large_testbed):
 def test_linux_on_huge_pages(large_testbed, size, kib, count, memory):
     """Linux checks all of its memory, populated or not, with kernel and initrd mapped or copied."""
     linux = Emulated(large_testbed)
-    pages = f"/sys/kernel/mm/hugepages/hugepages-{kib}kB"
-    got = linux.run("sh", "-c", f"echo {count} >{pages}/nr_hugepages; cat {pages}/free_hugepages")
-    if int(got.stdout) < count:
-        pytest.skip(f"the emulated host cannot free {count} pages of {size}")
-    try:
+    with emulated_huge_pages(linux, kib, count) as free:
         for populate, how in (("none", "share"), ("full", "share"), ("vcpu", "copy")):
             done = linux.kvick(
                 "--memory", f"{memory},backing=hugetlb-{size},populate={populate}", "--image-map", how,
@@ -484,7 +472,4 @@ def test_linux_on_huge_pages(large_testbed, size, kib, count, memory):
             )  # fmt: skip
             assert done.returncode == OK, done
             assert "memtest: 128 MiB ok" in done.stdout, done
-        free = linux.run("cat", f"{pages}/free_hugepages")
-        assert int(free.stdout) == count
-    finally:
-        linux.run("sh", "-c", f"echo 0 >{pages}/nr_hugepages")
+        assert free() == count

@@ -20,15 +20,12 @@ import pytest
 from hugepages import HUGE, some_huge_pages  # noqa: F401 (a fixture)
 from nobody import NOBODY, open_kvick  # noqa: F401 (a fixture)
 from pools import (  # noqa: F401 (pool_factory is a fixture)
-    CHUNK, DONE, FETCH, GRANT, GROW, LAZY, LEASE, MIB, STATUS, WAIT, WROTE,
+    CHUNK, DONE, FETCH, GRANT, GROW, LAZY, LEASE, MIB, MODES, STATUS, WAIT, WROTE,
     Client, Refused, message, pool_factory, zero,
 )  # fmt: skip
 from vm import until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
-
-
-MODES = {"renew": (), "clean": ("--trust", str(os.geteuid()))}
 
 
 @pytest.fixture(name="pool", params=list(MODES))

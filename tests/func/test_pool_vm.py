@@ -2,22 +2,20 @@
 """Machines that lease their memory from a pool: nothing of one is in the next, however they end;
 the pool cleans what they wrote; nothing grows. Huge pages in the emulated host."""
 
-import os
 import random
 import re
 import signal
 import time
 
 import pytest
+from hugepages import emulated_huge_pages
 from places import Emulated
-from pools import MIB, Client, pool_factory, zero  # noqa: F401 (a fixture)
+from pools import MIB, MODES, TRUST, Client, pool_factory, zero  # noqa: F401 (a fixture)
 from vm import OK, START, run, until
 
 PAGE = 4096
 # Guests write from here on.
 FIRST = 16 * MIB
-TRUST = ("--trust", str(os.geteuid()))
-MODES = {"renew": (), "clean": TRUST}
 
 
 def memory(pool, size="64M", more=""):
@@ -224,32 +222,27 @@ def test_huge_pages(large_testbed, page, kib, count, size, trust, request):
     """As the tests above with huge pages: guests find zeros after guests that were killed while they
     wrote, with the server killed in between; and all pages are back in the end."""
     linux = Emulated(large_testbed)
-    pages = f"/sys/kernel/mm/hugepages/hugepages-{kib}kB"
-    got = linux.run("sh", "-c", f"echo {count} >{pages}/nr_hugepages; cat {pages}/free_hugepages")
-    if int(got.stdout) < count:
-        pytest.skip(f"the emulated host cannot free {count} pages of {page}")
     rng = random.Random(6)
-    pool = HugePool(large_testbed, page, size, trust)
     # The guest's own first 16 MiB are not looked at.
     worker = f"worker={FIRST},{(128 * MIB - FIRST) // PAGE}"
-    args = ("--memory", f"{size},backing=pool:{pool.path},wait=on", "--append")
-    try:
-        for i in range(max(2, request.config.getoption("--soak") // 10)):
-            vm = large_testbed.spawn(
-                ["build/kvick", "run", *args, worker, "build/guest/flat/worker.pvh.elf"]
-            )
-            time.sleep(rng.random() * 0.5)
-            vm.kill(signal.SIGKILL)
-            vm.wait(30)
-            if i % 2:
-                pool.stop(signal.SIGKILL)
-                pool.start()
-            done = linux.kvick(*args, f"{worker} zero", "build/guest/flat/worker.pvh.elf")
-            assert done.returncode == OK and "worker done" in done.stdout, done
-        until(lambda: pool.info("free_chunks") == pool.info("target_chunks"), "cleaning", 60)
-        assert pool.info("verify_failed") == 0
-    finally:
-        pool.stop()
-        free = linux.run("cat", f"{pages}/free_hugepages")
-        linux.run("sh", "-c", f"echo 0 >{pages}/nr_hugepages")
-    assert int(free.stdout) == count
+    args = ("--memory", f"{size},backing=pool:{HugePool.path},wait=on", "--append")
+    with emulated_huge_pages(linux, kib, count) as free:
+        pool = HugePool(large_testbed, page, size, trust)
+        try:
+            for i in range(max(2, request.config.getoption("--soak") // 10)):
+                vm = large_testbed.spawn(
+                    ["build/kvick", "run", *args, worker, "build/guest/flat/worker.pvh.elf"]
+                )
+                time.sleep(rng.random() * 0.5)
+                vm.kill(signal.SIGKILL)
+                vm.wait(30)
+                if i % 2:
+                    pool.stop(signal.SIGKILL)
+                    pool.start()
+                done = linux.kvick(*args, f"{worker} zero", "build/guest/flat/worker.pvh.elf")
+                assert done.returncode == OK and "worker done" in done.stdout, done
+            until(lambda: pool.info("free_chunks") == pool.info("target_chunks"), "cleaning", 60)
+            assert pool.info("verify_failed") == 0
+        finally:
+            pool.stop()
+        assert free() == count

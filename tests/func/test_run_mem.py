@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hugepages import emulated_huge_pages
 from linux_vm import MOVABLE
 from places import Emulated
 from pools import pool_factory  # noqa: F401 (a fixture)
@@ -134,14 +135,8 @@ def test_found_without_acpi(linux, place):
 def test_huge_pages(large_testbed):
     """Huge pages are taken when blocks are plugged; when there are none, the guest goes on without."""
     linux = Emulated(large_testbed)
-    pages = "/sys/kernel/mm/hugepages/hugepages-2048kB"
-    got = linux.run("sh", "-c", f"echo 160 >{pages}/nr_hugepages; cat {pages}/free_hugepages")
-    if int(got.stdout) != 160:
-        pytest.skip("the emulated host cannot free 160 pages of 2m")
     args = ("--memory", "128M", "--mem-device", "max=1G,requested=512M,backing=hugetlb-2m")
-    try:
+    with emulated_huge_pages(linux, 2048, 160) as free:
         done = boot(linux, commands="memwait 360 420;memtest all", append=MOVABLE, args=args)
         booted(done, 2)
-        assert linux.run("cat", f"{pages}/free_hugepages").stdout == "160\n"
-    finally:
-        linux.run("sh", "-c", f"echo 0 >{pages}/nr_hugepages")
+        assert free() == 160
