@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel images for tests: the flat guests taken apart, changed and packed."""
+"""Images for tests: the flat guests taken apart, changed and packed; initrds and what goes into them."""
 
 import gzip
 import lzma
+import re
 import struct
 import subprocess
 
@@ -127,6 +128,25 @@ def bzimage(kernel, how="gzip", payload=None, **changes):
         offset, form = SETUP[field]
         struct.pack_into("<" + form, out, offset, value)
     return bytes(out) + payload
+
+
+def libraries(program):
+    """The paths of what a program of this system loads."""
+    loads = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"(/\S+) \(0x", loads)
+
+
+# A command of the guest's that starts another kernel; its initrd needs the files of next_kernel().
+NEXT = "kexec /next/kernel /next/initrd /next/cmdline"
+
+
+def next_kernel(guest, cmdline):
+    """What NEXT starts: the bzImage in the folder GUEST, with an initrd that has /kvick.next besides."""
+    return {
+        "next/kernel": (guest / "bzImage").read_bytes(),
+        "next/initrd": (guest / "initrd.cpio").read_bytes() + cpio({"kvick.next": b"the second kernel\n"}),
+        "next/cmdline": f"{cmdline}\n".encode(),
+    }
 
 
 def cpio(files, links=None):

@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from images import cpio
+from images import NEXT, cpio, libraries, next_kernel
 from linux_vm import cycles, linux_vms  # noqa: F401 (a fixture)
 from places import Emulated, text
 from test_run_linux import QUIET, boot, booted
@@ -49,8 +49,7 @@ def with_libraries(*programs, extra=None):
         path = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
         assert path, f"{program} is not installed; see tools/packages"
         files[f"bin/{program}"] = Path(path).read_bytes()
-        loads = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
-        for name in re.findall(r"(?:=> )?(/\S+) \(0x", loads):
+        for name in libraries(path):
             files[name.lstrip("/")] = Path(name).read_bytes()
     return cpio(files)
 
@@ -148,19 +147,9 @@ def test_kexec(linux, testbed_build, disk):
     """A kernel that another one started finds the devices as they were at first."""
     again = "cat /kvick.next;verify /dev/vda 0 65536 4;fill /dev/vdb 65536 65536 5;read /dev/hwrng 512;irqs"
     first = "fill /dev/vda 0 65536 4;fill /dev/vdb 0 512 1;read /dev/hwrng 512;"
-    first += "kexec /next/kernel /next/initrd /next/cmdline"
-    guest = testbed_build / "guest"
-    initrd = (guest / "initrd.cpio").read_bytes()
-    linux.put(
-        "/tmp/kvick-tools.cpio",
-        cpio(
-            {
-                "next/kernel": (guest / "bzImage").read_bytes(),
-                "next/initrd": initrd + cpio({"kvick.next": b"the second kernel\n"}),
-                "next/cmdline": f'{QUIET} kvick.run="{again}"\n'.encode(),
-            }
-        ),
-    )
+    first += NEXT
+    files = next_kernel(testbed_build / "guest", f'{QUIET} kvick.run="{again}"')
+    linux.put("/tmp/kvick-tools.cpio", cpio(files))
     disks = ("--disk", f"{disk},queues=2", "--disk", f"{disk}2")
     assert linux.run("truncate", "-s", "1M", f"{disk}2").returncode == 0
     args = ("--initrd", "/tmp/kvick-tools.cpio", "--memory", "256M", "--cpus", "2", "--rng", *disks)

@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from images import cpio
+from images import NEXT, next_kernel
 from linux_vm import MIB, MOVABLE, PAUSE, RESUME, cycles, large_linux_vms  # noqa: F401 (a fixture)
 from places import text
 from vm import until
@@ -172,16 +172,12 @@ def test_driver_comes_again_to_nothing(large_vm):
 @pytest.mark.limit(200)
 def test_kexec(large_testbed, large_vm):
     """A kernel that another one started finds its blocks plugged, gives them back, and begins anew."""
-    guest = large_testbed.build / "guest"
     again = "cat /kvick.next;memwait 300 384;sleep 1000;memtest 160;echo tested;memwait 100 128;memwait 200 256"
-    files = {
-        "next/kernel": (guest / "bzImage").read_bytes(),
-        "next/initrd": (guest / "initrd.cpio").read_bytes() + cpio({"kvick.next": b"the second kernel\n"}),
-        "next/cmdline": f'console=ttyS0 quiet {MOVABLE} kvick.run="{again}"\n'.encode(),
-    }
+    cmdline = f'console=ttyS0 quiet {MOVABLE} kvick.run="{again}"'
     vm = large_vm(
-        ["memwait 300 384", "memtest 200", "kexec /next/kernel /next/initrd /next/cmdline"],
-        "--memory", "128M", "--cpus", "2", "--mem-device", "id=m0,max=64G", files=files,
+        ["memwait 300 384", "memtest 200", NEXT],
+        "--memory", "128M", "--cpus", "2", "--mem-device", "id=m0,max=64G",
+        files=next_kernel(large_testbed.build / "guest", cmdline),
     )  # fmt: skip
     vm.expect("kvick-init: user space")
     vm.resize("m0", 256)

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks for users without rights, by passt: with a stand-in for it here, itself in the emulated host."""
 
-import re
 import shutil
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
+from images import libraries
 from places import Done
 from test_run_linux import booted
 from test_run_net import (  # noqa: F401
@@ -133,8 +132,7 @@ def host_with_passt(host):
     in front of a command for it to run as that user where passt can work."""
     program = shutil.which("passt")
     assert program, "passt is not installed; see tools/packages"
-    loads = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    for name in re.findall(r"(?:=> )?(/\S+) \(0x", loads):
+    for name in libraries(program):
         host.put(name, Path(name).resolve())
     # passt runs another of these where the processor has AVX2.
     for file in Path(program).parent.glob("passt*"):
