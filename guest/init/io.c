@@ -125,25 +125,47 @@ static long compare(int fd, const struct span *span, unsigned char *buf, unsigne
 	return n < 0 ? n : 0;
 }
 
-int cmd_fill(int argc, char **argv, char *why)
+static long acks(int fd, const struct span *span, unsigned char *buf)
 {
-	struct span span;
-	unsigned char *buf;
+	long err = place(fd, span->at);
+
+	for (unsigned long done = 0; err >= 0 && done < span->bytes; done += ACK) {
+		unsigned long len = span->bytes - done < ACK ? span->bytes - done : ACK;
+
+		pattern_make(buf, span->at + done, len, span->seed);
+		err = write_all(fd, (char *)buf, len);
+		if (err >= 0)
+			err = my_syscall1(__NR_fsync, fd);
+		if (err >= 0)
+			say("stored: %lu", done + len);
+	}
+	return err;
+}
+
+/* Has @work write to the span's file, with a buffer of PIECE bytes. Returns 0, or -1 with *why. */
+static int span_write(const struct span *span, char *why,
+	long (*work)(int fd, const struct span *span, unsigned char *buf))
+{
+	unsigned char *buf = piece_map();
 	long err;
 	int fd;
 
-	if (span_parse(argc, argv, &span, why))
-		return -1;
-	buf = piece_map();
 	if (map_failed(buf))
 		return fail(why, "mmap", (long)buf);
-	fd = sys_open(span.path, O_WRONLY, 0);
-	err = fd < 0 ? fd : fill(fd, &span, buf);
+	fd = sys_open(span->path, O_WRONLY, 0);
+	err = fd < 0 ? fd : work(fd, span, buf);
 	if (fd >= 0)
 		sys_close(fd);
 	sys_munmap(buf, PIECE);
-	if (err < 0)
-		return fail(why, span.path, err);
+	return err < 0 ? fail(why, span->path, err) : 0;
+}
+
+int cmd_fill(int argc, char **argv, char *why)
+{
+	struct span span;
+
+	if (span_parse(argc, argv, &span, why) || span_write(&span, why, fill))
+		return -1;
 	say("fill: %lu bytes", span.bytes);
 	return 0;
 }
@@ -151,31 +173,10 @@ int cmd_fill(int argc, char **argv, char *why)
 int cmd_acks(int argc, char **argv, char *why)
 {
 	struct span span;
-	unsigned char *buf;
-	long err;
-	int fd;
 
 	if (span_parse(argc, argv, &span, why))
 		return -1;
-	buf = piece_map();
-	if (map_failed(buf))
-		return fail(why, "mmap", (long)buf);
-	fd = sys_open(span.path, O_WRONLY, 0);
-	err = fd < 0 ? fd : place(fd, span.at);
-	for (unsigned long done = 0; err >= 0 && done < span.bytes; done += ACK) {
-		unsigned long len = span.bytes - done < ACK ? span.bytes - done : ACK;
-
-		pattern_make(buf, span.at + done, len, span.seed);
-		err = write_all(fd, (char *)buf, len);
-		if (err >= 0)
-			err = my_syscall1(__NR_fsync, fd);
-		if (err >= 0)
-			say("stored: %lu", done + len);
-	}
-	if (fd >= 0)
-		sys_close(fd);
-	sys_munmap(buf, PIECE);
-	return err < 0 ? fail(why, span.path, err) : 0;
+	return span_write(&span, why, acks);
 }
 
 int cmd_verify(int argc, char **argv, char *why)

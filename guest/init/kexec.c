@@ -12,8 +12,7 @@ static long load(char **argv, char *cmdline)
 {
 	int kernel = sys_open(argv[1], O_RDONLY, 0);
 	int initrd = sys_open(argv[2], O_RDONLY, 0);
-	/* The length counts the end of the string. No call stands among a system call's arguments.
-	 */
+	/* It counts the end of the string. No call stands among a system call's arguments. */
 	unsigned long bytes = strlen(cmdline) + 1;
 	long err = kernel < 0 ? kernel : initrd;
 
