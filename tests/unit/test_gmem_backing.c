@@ -487,14 +487,14 @@ static void test_touched(void **state)
 	assert_int_equal(gmem_overlay(gm, 500 * PAGE_BYTES, 2 * PAGE_BYTES, fd, 0, 2 * PAGE_BYTES,
 				 GMEM_IMAGE_SHARE, "image", &placed, &err),
 		0);
-	for (unsigned i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+	for (unsigned i = 0; i < ARRAY_LEN(written); i++)
 		*(uint8_t *)gmem_at(gm, written[i] * PAGE_BYTES, 1) = 1;
 	r = gmem_touched(gm, range_mark, pages);
 	/* An old kernel, or a host that swaps. */
 	if (r == -ENOTSUP)
 		skip();
 	assert_int_equal(r, 0);
-	for (unsigned i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+	for (unsigned i = 0; i < ARRAY_LEN(written); i++)
 		assert_int_equal(pages[written[i]], 1);
 	/* The file's pages lie over the lease's: nobody knows what was there before. */
 	assert_int_equal(pages[500] & pages[501], 1);
