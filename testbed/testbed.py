@@ -421,8 +421,8 @@ class Testbed:
     def spawn(self, argv, user="root", env=None, cwd=HOME, spread=False, on_output=None):
         """Starts a command in the background and returns its Job. `user` is root or tester. `env`
         adds to a small standard environment. It runs on the host's last CPU; on all with `spread`,
-        which is for commands without Linux guests (README.md, Pitfalls). on_output(stream, data), if given, gets the output
-        as it comes, on another thread, instead of the Job."""
+        which is for commands without Linux guests (README.md, Pitfalls). on_output(stream, data), if
+        given, gets the output as it comes, on another thread, instead of the Job."""
         uid, gid, groups, home = tb_parts.USERS[user]
         variables = {
             "PATH": "/bin:/sbin:/usr/bin:/usr/sbin",

@@ -152,7 +152,7 @@ def testbed_for_large_guests(testbed_server):
 
 @pytest.fixture(name="linux")
 def linux_place(request):
-    """A place where kvick runs Linux guests: run(), spawn(), guest()."""
+    """A place where kvick runs Linux guests: run(), kvick(), guest()."""
     if request.param == "testbed":
         return Emulated(request.getfixturevalue("testbed"))
     return Here(request.getfixturevalue("testbed_build"))
