@@ -405,8 +405,6 @@ def is_static(path):
 
 
 def make_base(out, modules, busybox):
-    agent = out / "agent"
-    call(["gcc", *CFLAGS, "-o", str(agent), str(HERE / "agent.c")], "compile testbed/agent.c")
     entries = []
 
     def add(name, mode, data=b"", uid=0, gid=0):
@@ -423,7 +421,12 @@ def make_base(out, modules, busybox):
     for applet in applets:
         if applet != "busybox":
             add(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
-    add("bin/testbed-agent", stat.S_IFREG | 0o755, agent.read_bytes())
+    for name in ("agent", "pulse"):
+        program = out / name
+        source = str(HERE / f"{name}.c")
+        call(["gcc", *CFLAGS, "-o", str(program), source], f"compile testbed/{name}.c")
+        add(f"bin/testbed-{name}", stat.S_IFREG | 0o755, program.read_bytes())
+        program.unlink()
     add("bin/vfio-bind", stat.S_IFREG | 0o755, (HERE / "vfio-bind").read_bytes())
     add("init", stat.S_IFREG | 0o755, (HERE / "init").read_bytes())
     add("etc/passwd", stat.S_IFREG | 0o644, PASSWD.encode())
@@ -432,13 +435,13 @@ def make_base(out, modules, busybox):
         add(f"lib/modules/{file.name}", stat.S_IFREG | 0o644, file.read_bytes())
     entries.append(cpio_entry("TRAILER!!!", 0))
     (out / "initrd").write_bytes(b"".join(entries))
-    agent.unlink()
 
 
 def base(kernel_dir):
-    """The emulated host's initramfs: busybox, modules, init and the agent."""
+    """The emulated host's initramfs: busybox, modules, init, the agent and the pulse."""
     busybox = static_busybox()
-    sources = [HERE / name for name in ("agent.c", "agent.h", "init", "vfio-bind", "tb_parts.py")]
+    names = ("agent.c", "agent.h", "pulse.c", "init", "vfio-bind", "tb_parts.py")
+    sources = [HERE / name for name in names]
     key = digest(str(kernel_dir), (kernel_dir / "version"), busybox, *sources)
     found = part(f"base-{key}", lambda out: make_base(out, kernel_dir / "modules", busybox))
     return found / "initrd"
