@@ -84,20 +84,29 @@ class Monitor:
     """QEMU's machine protocol over a socket."""
 
     def __init__(self, sock):
-        self.file = sock.makefile("rwb")
-        sock.close()
+        self.sock = sock
+        self.file = sock.makefile("rb")
         self.read()
         self.call("qmp_capabilities")
 
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
     def read(self):
-        line = self.file.readline()
+        try:
+            line = self.file.readline()
+        except ConnectionError:
+            line = b""
         if not line:
             raise TestbedError("the emulator ended")
         return json.loads(line)
 
     def call(self, command, **arguments):
-        self.file.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
-        self.file.flush()
+        line = json.dumps({"execute": command, "arguments": arguments})
+        # One that has ended says so where its answer is read.
+        with contextlib.suppress(ConnectionError):
+            self.sock.sendall(line.encode() + b"\n")
         while True:
             answer = self.read()
             if "return" in answer:
@@ -236,7 +245,7 @@ class Machine:
         self.thread.join()
         self.port.close()
         if self.monitor:
-            self.monitor.file.close()
+            self.monitor.close()
         if self.window:
             self.window.close()
             for fd in (self.window_fd, self.console_fd, self.stderr_fd):

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ RUN = ROOT / "testbed" / "run"
 sys.path.insert(0, str(ROOT / "testbed"))
 
 import testbed  # noqa: E402
+from tb_machine import Monitor  # noqa: E402
 from testbed import Testbed, TestbedError, TestbedTimeout  # noqa: E402
 
 pytestmark = pytest.mark.skipif(bool(testbed.missing()), reason=str(testbed.missing()))
@@ -285,6 +287,16 @@ def test_devices_and_huge_pages():
         assert tb2.run(["vfio-bind", "0000:99:00.0"]).returncode == 1
     with pytest.raises(TestbedError, match="no device 'toaster'"):
         Testbed(devices=["toaster"]).start()
+
+
+def test_an_emulator_that_ends_between_two_commands():
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b'{"QMP": {}}\n{"return": {}}\n')
+    monitor = Monitor(ours)
+    theirs.close()
+    with pytest.raises(TestbedError, match="the emulator ended"):
+        monitor.call("query-migrate")
+    monitor.close()
 
 
 def test_a_damaged_saved_state_is_replaced(tmp_path, monkeypatch, capfd):
