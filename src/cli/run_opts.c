@@ -109,8 +109,8 @@ static const struct cli_option options[] = {
 	{"net", "tap=NAME|fd=N|user[,KEY=VALUE...]",
 		"a network device over a tap of this host, or without any rights\n"
 		"by passt (user; forward=HOST:GUEST ports), with mac=MAC, mtu=N,\n"
-		"queues=N, id=ID; limits as --disk has them, for each direction:\n"
-		"rx-bw=SIZE/TIME, tx-ops=N/TIME, ...",
+		"queues=N, vhost=on|off|auto, id=ID; limits as --disk has them,\n"
+		"for each direction: rx-bw=SIZE/TIME, tx-ops=N/TIME, ...",
 		field_set, CLI_OPT_REPEAT},
 	{"discovery", "auto|acpi|cmdline",
 		"how the guest learns of virtio devices (default auto: ACPI,\n"

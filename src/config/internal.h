@@ -120,8 +120,8 @@ int config_net_add(struct vm_config *config, const char *value, struct kv_err *e
 
 /*
  * net.c: set one key of @net: "tap", "fd", "user" ("on"), "forward" (adds one), "id", "mac", "mtu",
- * "queues", and those of config_limit_key() behind "rx-" and "tx-". Returns 0; -ENOENT (no such
- * key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ * "queues", "vhost", and those of config_limit_key() behind "rx-" and "tx-". Returns 0; -ENOENT (no
+ * such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
  */
 int config_net_key(struct vm_net *net, const char *key, const char *value, struct kv_err *err);
 

@@ -14,8 +14,8 @@
 
 #define FORMS "tap=NAME, fd=N or user"
 #define KEYS                                                                                       \
-	"tap=, fd=, user, forward=, mac=, mtu=, queues=, rx-bw=, rx-ops=, tx-bw=, tx-ops=, their " \
-	"-burst= and id="
+	"tap=, fd=, user, forward=, mac=, mtu=, queues=, vhost=, rx-bw=, rx-ops=, tx-bw=, "        \
+	"tx-ops=, their -burst= and id="
 
 void config_net_free(struct vm_net *net)
 {
@@ -137,6 +137,20 @@ static int mtu_set(struct vm_net *net, const char *value, struct kv_err *err)
 	return 0;
 }
 
+static int vhost_set(struct vm_net *net, const char *value, struct kv_err *err)
+{
+	if (!strcmp(value, "auto"))
+		net->vhost = VM_NET_VHOST_AUTO;
+	else if (!strcmp(value, "on"))
+		net->vhost = VM_NET_VHOST_ON;
+	else if (!strcmp(value, "off"))
+		net->vhost = VM_NET_VHOST_OFF;
+	else
+		return err_set(err, -EINVAL, "%s is not allowed; give on, off or auto",
+			config_show(value).text);
+	return 0;
+}
+
 static int queues_set(struct vm_net *net, const char *value, struct kv_err *err)
 {
 	uint64_t n;
@@ -163,6 +177,7 @@ int config_net_key(struct vm_net *net, const char *key, const char *value, struc
 		{"mac", mac_set},
 		{"mtu", mtu_set},
 		{"queues", queues_set},
+		{"vhost", vhost_set},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
@@ -249,6 +264,12 @@ static int net_fits(const struct vm_net *net, struct kv_err *err)
 		return err_set(err, -EINVAL, "queues: only a tap opened by its name has several");
 	if (net->kind != VM_NET_USER && net->forward_count)
 		return err_set(err, -EINVAL, "forward: only user networking forwards ports");
+	if (net->vhost != VM_NET_VHOST_ON)
+		return 0;
+	if (net->kind == VM_NET_USER)
+		return err_set(err, -EINVAL, "vhost: only taps have it");
+	if (net->rx.bytes.size || net->rx.ops.size || net->tx.bytes.size || net->tx.ops.size)
+		return err_set(err, -EINVAL, "vhost: on leaves no room for rx- and tx- limits");
 	return 0;
 }
 
@@ -328,6 +349,9 @@ static json_t *net_pack(const struct vm_net *net)
 		r = json_object_set_new(one, "user", json_true());
 	if (!r && net->forward_count)
 		r = json_object_set_new(one, "forward", forwards_pack(net));
+	if (!r && net->vhost)
+		r = json_object_set_new(
+			one, "vhost", json_string(net->vhost == VM_NET_VHOST_ON ? "on" : "off"));
 	if (!r && net->mtu)
 		r = json_object_set_new(one, "mtu", json_integer(net->mtu));
 	if (!r && net->mac_set)

@@ -18,8 +18,9 @@
 struct gmem;
 
 /* Regions of one VM: below and above the 32-bit hole, and room for more. */
-#define GMEM_REGIONS_MAX   16
-#define GMEM_LISTENERS_MAX 8
+#define GMEM_REGIONS_MAX 16
+/* KVM, and each network device with vhost. */
+#define GMEM_LISTENERS_MAX 40
 
 /* How overlays bring a file into guest RAM. */
 enum gmem_image_map {

@@ -47,7 +47,10 @@ void loop_hold(struct loop *branch, bool hold);
 int loop_add_fd(struct loop *loop, int fd, uint32_t events, loop_fn fn, void *ctx,
 	struct loop_source **ret);
 
-/* Change the events of a descriptor. Returns 0 or -errno. Context: loop thread. */
+/*
+ * Change the events of a descriptor. Returns 0 or -errno. Context: loop thread; another that keeps
+ * it from a call or loop_hold() for this source meanwhile.
+ */
 int loop_mod_fd(struct loop_source *source, uint32_t events);
 
 /*

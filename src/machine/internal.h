@@ -68,6 +68,7 @@ struct machine {
 	struct boot_timer boot_timer;
 	struct trace_ports trace_ports;
 	bool trace_ports_added; /* [c] */
+	bool vhost_barred;	/* [c] memory devices are of more pieces than vhost takes */
 	unsigned virtio_count;	/* [c] */
 	struct machine_virtio virtio[ACPI_VIRTIO_MAX];
 	unsigned mem_count;			     /* [c] */
@@ -129,6 +130,12 @@ int machine_lines_plan(struct machine *m, struct kv_err *err);
  * Returns 0; -errno with a sentence that names it. Context: as machine_add_rng().
  */
 int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *err);
+
+/*
+ * net.c: is there a network device that will use vhost, as far as one can tell before it is opened?
+ * @must: it has to. Context: as machine_add_rng().
+ */
+bool machine_vhost_wanted(const struct machine *m, bool *must);
 
 /*
  * virtio.c: add an entropy device.

@@ -86,6 +86,8 @@ int machine_pause(struct machine *m, struct kv_err *err)
 		return -EBUSY;
 	}
 	loop_hold(m->devices, true);
+	for (unsigned i = 0; i < m->virtio_count; i++)
+		vdev_pause(m->virtio[i].vd, true);
 	return 0;
 }
 
@@ -94,6 +96,8 @@ void machine_resume(struct machine *m)
 	if (!m->paused)
 		return;
 	m->paused = false;
+	for (unsigned i = 0; i < m->virtio_count; i++)
+		vdev_pause(m->virtio[i].vd, false);
 	loop_hold(m->devices, false);
 	for (unsigned i = 0; i < m->cpu_count; i++)
 		vcpu_resume(m->vcpus[i]);

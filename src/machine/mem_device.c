@@ -6,6 +6,7 @@
 
 #include "machine/internal.h"
 #include "virtio/mem.h"
+#include "virtio/net.h"
 #include "x86/cpuid.h"
 #include "x86/layout.h"
 
@@ -115,12 +116,38 @@ static int area_add(struct machine *m, const struct vm_mem_device *mem, uint64_t
 	return gmem_hot_add(&m->mems[m->mem_count].hot, m->gm, &params, err);
 }
 
+/* windows_plan() with what KVM has, or vhost if that is less and wanted. */
+static int windows_fit(struct machine *m, uint64_t windows[VM_MEM_DEVICES_MAX], struct kv_err *err)
+{
+	const struct vm_config *config = m->p.config;
+	unsigned slots = slots_offered(m), pieces = vnet_vhost_pieces();
+	bool must;
+
+	pieces = pieces > GMEM_REGIONS_MAX ? pieces - GMEM_REGIONS_MAX : 0;
+	if (pieces < slots && machine_vhost_wanted(m, &must)) {
+		if (windows_plan(config, pieces, windows))
+			return 0;
+		if (must)
+			return err_set(err, -ENOSPC,
+				"mem-device: the devices want more than the %u pieces that this "
+				"host's vhost takes; give fewer slots=, leave it out, or give "
+				"vhost=off",
+				pieces);
+		m->vhost_barred = true;
+	}
+	if (!windows_plan(config, slots, windows))
+		return err_set(err, -ENOSPC,
+			"mem-device: the devices want more than the %u memory slots that this "
+			"host's KVM has for them; give fewer slots= or leave it out",
+			slots);
+	return 0;
+}
+
 int machine_mems_plan(struct machine *m, struct kv_err *err)
 {
 	const struct vm_config *config = m->p.config;
 	uint64_t windows[VM_MEM_DEVICES_MAX];
 	const struct kvm_cpuid2 *cpuid = NULL;
-	unsigned slots;
 	gpa_t at = ram_end(m);
 	int r;
 
@@ -129,12 +156,9 @@ int machine_mems_plan(struct machine *m, struct kv_err *err)
 	r = kvm_cpuid_supported(m->p.kvm, &cpuid);
 	if (r < 0)
 		return err_set(err, r, "KVM_GET_SUPPORTED_CPUID failed: %s", err_text(r));
-	slots = slots_offered(m);
-	if (!windows_plan(config, slots, windows))
-		return err_set(err, -ENOSPC,
-			"mem-device: the devices want more than the %u memory slots that this "
-			"host's KVM has for them; give fewer slots= or leave it out",
-			slots);
+	r = windows_fit(m, windows, err);
+	if (r < 0)
+		return r;
 	for (unsigned i = 0; i < config->mem_count; i++) {
 		r = area_add(m, &config->mems[i], windows[i], x86_phys_bits(cpuid), &at, err);
 		if (r < 0)

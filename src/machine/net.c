@@ -36,6 +36,45 @@ static int host_open(
 	return err_set(err, -EINVAL, "the host's side is missing");
 }
 
+static bool limited(const struct limit_rates *rates)
+{
+	return rates->bytes.size || rates->ops.size;
+}
+
+/* It is asked for, or nothing in the configuration is against it. */
+static bool vhost_wanted(const struct vm_net *net)
+{
+	if (net->vhost != VM_NET_VHOST_AUTO)
+		return net->vhost == VM_NET_VHOST_ON;
+	return net->kind != VM_NET_USER && !limited(&net->rx) && !limited(&net->tx);
+}
+
+bool machine_vhost_wanted(const struct machine *m, bool *must)
+{
+	const struct vm_config *config = m->p.config;
+	bool wanted = false;
+
+	*must = false;
+	for (unsigned i = 0; i < config->net_count; i++) {
+		wanted |= vhost_wanted(&config->nets[i]);
+		*must |= config->nets[i].vhost == VM_NET_VHOST_ON;
+	}
+	return *must || (wanted && vnet_vhost_usable());
+}
+
+/* Returns 0, *@ret stays NULL where it is not to be; -errno with a sentence. */
+static int vhost_open(
+	struct vnet_vhost **ret, struct machine *m, const struct vm_net *net, struct kv_err *err)
+{
+	bool must = net->vhost == VM_NET_VHOST_ON;
+	int r;
+
+	if (!vhost_wanted(net) || (!must && m->vhost_barred))
+		return 0;
+	r = vnet_vhost_open(ret, m->gm, net->queues, err);
+	return must ? r : 0;
+}
+
 /* An address that nobody else has, most likely: of one interface, locally administered. */
 static int mac_make(uint8_t mac[VNET_MAC_BYTES])
 {
@@ -68,10 +107,15 @@ int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *
 	if (r < 0)
 		return err_set(err, r, "net %s: no random MAC address: %s", net->id, err_text(r));
 	r = host_open(&host, net, params.mtu, err);
-	if (r < 0)
+	if (!r)
+		r = vhost_open(&params.vhost, m, net, err);
+	if (r < 0) {
+		vnet_host_close(host);
 		return err_prefix(err, r, "net %s", net->id);
+	}
 	r = vnet_create(&dev, &params, host);
 	if (r < 0) {
+		vnet_vhost_close(params.vhost);
 		vnet_host_close(host);
 		return err_set(err, r, "net %s: %s", net->id, err_text(r));
 	}

@@ -99,6 +99,13 @@ enum vm_net_kind {
 	VM_NET_USER, /* passt */
 };
 
+/* Does the host's kernel move a tap's packets? */
+enum vm_net_vhost {
+	VM_NET_VHOST_AUTO, /* where it can */
+	VM_NET_VHOST_ON,
+	VM_NET_VHOST_OFF,
+};
+
 /* A network device, and the host's side of it. */
 struct vm_net {
 	char *id; /* 1..64 of [A-Za-z0-9_-], unlike the others' */
@@ -107,6 +114,7 @@ struct vm_net {
 	int fd;			/* VM_NET_FD: an open descriptor */
 	unsigned forward_count; /* VM_NET_USER: ports of the host */
 	struct vnet_forward forwards[VNET_FORWARDS_MAX];
+	enum vm_net_vhost vhost;
 	bool mac_set;
 	uint8_t mac[6];	 /* unicast; unless mac_set, one is made up */
 	uint16_t mtu;	 /* 68..65535; 0: the guest is told none */

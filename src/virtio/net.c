@@ -24,6 +24,8 @@ int net_pairs_use(struct vnet *net, unsigned count)
 
 	if (r < 0)
 		return r;
+	if (net->p.vhost)
+		net_vhost_pause(net->p.vhost, count);
 	for (unsigned i = count; i < net->pair_count; i++)
 		net_forget(&net->pairs[i]);
 	net->pairs_on = count;
@@ -35,6 +37,8 @@ void net_host_lost(struct vnet *net, int why)
 	if (net->gone)
 		return;
 	net->gone = true;
+	if (net->p.vhost)
+		net_vhost_pause(net->p.vhost, 0);
 	net->config.status = 0;
 	log_msg(net->p.log, LOG_LEVEL_WARN, "%s: the host's side is gone (%s): the link is down",
 		net->name, err_text(why));
@@ -45,14 +49,17 @@ static int net_activate(void *dev)
 {
 	struct vnet *net = dev;
 	uint64_t offloads = vdev_features(net->vd) & VNET_GUEST_OFFLOADS;
+	int r = net->host->ops->offload ? net->host->ops->offload(net->host, offloads) : 0;
 
-	return net->host->ops->offload ? net->host->ops->offload(net->host, offloads) : 0;
+	return !r && net->p.vhost ? net_vhost_activate(net->p.vhost) : r;
 }
 
 static void net_reset(void *dev)
 {
 	struct vnet *net = dev;
 
+	for (unsigned i = 0; net->p.vhost && i < 2 * net->pair_count; i++)
+		net_vhost_stop(net->p.vhost, i);
 	for (unsigned i = 0; i < net->pair_count; i++)
 		net_forget(&net->pairs[i]);
 	/* What was possible before is possible again. */
@@ -69,6 +76,8 @@ static void net_queue_stop(void *dev, unsigned index)
 {
 	struct vnet *net = dev;
 
+	if (net->p.vhost && index / 2 < net->pair_count)
+		net_vhost_stop(net->p.vhost, index);
 	if (index / 2 < net->pair_count && index % 2 == NET_RX(0))
 		net_forget(&net->pairs[index / 2]);
 }
@@ -81,13 +90,32 @@ static void net_kick(void *dev, unsigned index)
 	/* §5.1.2: the control queue is behind the pairs that the driver knows of. */
 	if (index == 2 * pairs)
 		net_control(net, index);
-	if (index / 2 >= net->pairs_on)
+	if (index / 2 >= net->pairs_on || net->p.vhost)
 		return;
 	if (index % 2 == NET_RX(0))
 		net_receive(&net->pairs[index / 2]);
 	else
 		net_send(&net->pairs[index / 2]);
 	net_watch(&net->pairs[index / 2]);
+}
+
+bool net_vhost_resume(struct vnet *net)
+{
+	int r = net_vhost_run(net->p.vhost);
+
+	if (r < 0)
+		net_host_lost(net, r);
+	return !r;
+}
+
+static void net_pause(void *dev, bool on)
+{
+	struct vnet *net = dev;
+
+	if (net->p.vhost && on)
+		net_vhost_pause(net->p.vhost, 0);
+	else if (net->p.vhost)
+		net_vhost_resume(net);
 }
 
 static void net_config_read(void *dev, uint32_t offset, void *data, uint32_t len)
@@ -105,6 +133,7 @@ static const struct vdev_ops net_ops = {
 	.reset = net_reset,
 	.queue_stop = net_queue_stop,
 	.kick = net_kick,
+	.pause = net_pause,
 	.config_read = net_config_read,
 };
 
@@ -138,6 +167,8 @@ static int core_make(struct vnet *net)
 		.log = net->p.log,
 	};
 
+	if (net->p.vhost)
+		vd.features &= ~VDEV_F_QUEUES | net_vhost_features(net->p.vhost);
 	if (net->p.mtu)
 		vd.features |= VNET_F_MTU;
 	if (net->pair_count > 1)
@@ -173,9 +204,14 @@ int vnet_create(struct vnet **ret, const struct vnet_params *params, struct vnet
 		r = limit_init(&net->rx, net->vd, params->loop, &params->rx);
 	if (!r)
 		r = limit_init(&net->tx, net->vd, params->loop, &params->tx);
+	if (!r && net->p.vhost)
+		r = net_vhost_attach(net->p.vhost, net);
 	if (r < 0) {
 		/* The host side stays the caller's. */
+		if (net->p.vhost)
+			net_vhost_detach(net->p.vhost);
 		net->host = NULL;
+		net->p.vhost = NULL;
 		vnet_destroy(net);
 		return r;
 	}
@@ -190,6 +226,9 @@ void vnet_destroy(struct vnet *net)
 	limit_free(&net->rx);
 	limit_free(&net->tx);
 	vdev_destroy(net->vd);
+	if (net->p.vhost)
+		net_vhost_detach(net->p.vhost);
+	vnet_vhost_close(net->p.vhost);
 	for (unsigned i = 0; i < net->pair_count; i++) {
 		loop_remove(net->pairs[i].source);
 		free(net->pairs[i].chains);

@@ -64,6 +64,23 @@ int vnet_user_open(
 /* NULL is allowed. */
 void vnet_host_close(struct vnet_host *host);
 
+/*
+ * The kernel's vhost-net, which moves a tap's packets without kvick, and without receive filters
+ * and limits. Takes the queues of @pairs, as many as the host side has. @gm must outlive it, of
+ * whose memory it is told; more pieces than vnet_vhost_pieces() are refused.
+ * Returns 0; -ENOENT, -EACCES and others where /dev/vhost-net cannot be used, with a sentence.
+ * Owns: vnet_vhost_close(), unless a device takes it; NULL is allowed.
+ */
+struct vnet_vhost;
+int vnet_vhost_open(struct vnet_vhost **ret, struct gmem *gm, unsigned pairs, struct kv_err *err);
+void vnet_vhost_close(struct vnet_vhost *vhost);
+
+/* May this process open /dev/vhost-net? Context: any thread. */
+bool vnet_vhost_usable(void);
+
+/* Pieces of guest memory that the kernel takes. Context: any thread. */
+unsigned vnet_vhost_pieces(void);
+
 struct vnet_params {
 	const struct gmem *gm; /* borrowed, as loop and log */
 	struct loop *loop;
@@ -72,11 +89,12 @@ struct vnet_params {
 	uint8_t mac[VNET_MAC_BYTES];
 	uint16_t mtu;		   /* told to the guest; 0: none is */
 	struct limit_rates rx, tx; /* of what the guest receives and sends; frames' bytes */
+	struct vnet_vhost *vhost;  /* NULL: kvick itself moves packets; without limits only */
 };
 
 /*
  * Make the device over @host. Returns 0 or vdev_create()'s errors.
- * Owns: @host on success; the device is destroyed after its transport.
+ * Owns: @host and the vhost on success; the device is destroyed after its transport.
  */
 int vnet_create(struct vnet **ret, const struct vnet_params *params, struct vnet_host *host);
 void vnet_destroy(struct vnet *net);

@@ -132,6 +132,8 @@ static bool pairs_set(struct vnet *net, const struct vq_chain *chain)
 	if (!(vdev_features(net->vd) & VNET_F_MQ) || !data_read(chain, &count, sizeof(count)) ||
 		!count || count > net->pair_count || net_pairs_use(net, count) < 0)
 		return false;
+	if (net->p.vhost)
+		return net_vhost_resume(net);
 	/* Those that came have buffers already; those that went are watched no more. */
 	for (unsigned i = 0; i < net->pair_count; i++) {
 		if (i < count) {

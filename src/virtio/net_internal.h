@@ -101,7 +101,39 @@ bool net_filter_pass(const struct net_filter *filter, const uint8_t to[VNET_MAC_
 /* net.c: use @count pairs. Returns 0 or -errno. Context: any thread. */
 int net_pairs_use(struct vnet *net, unsigned count);
 
+/*
+ * net.c: net_vhost_run() of a device that is active; where that fails, the host side is lost.
+ * Returns whether it did not. Context: any thread.
+ */
+bool net_vhost_resume(struct vnet *net);
+
 /* net.c: the host side is lost: the link is down, and stays so. */
 void net_host_lost(struct vnet *net, int why);
+
+/*
+ * net_vhost.c: the packets of @net are the kernel's from now on. Returns 0 or -errno. Context:
+ * before the loop runs, without the lock.
+ */
+int net_vhost_attach(struct vnet_vhost *vhost, struct vnet *net);
+/* Context: loop thread, or while it does not run. */
+void net_vhost_detach(struct vnet_vhost *vhost);
+
+/* net_vhost.c: features of queues and buffers that the kernel has. Context: any thread. */
+uint64_t net_vhost_features(const struct vnet_vhost *vhost);
+
+/*
+ * net_vhost.c: the driver is ready: net_vhost_run() of the queues that it has for packets.
+ * Returns 0 or -errno. Context: that of vdev_queue_watch().
+ */
+int net_vhost_activate(struct vnet_vhost *vhost);
+
+/*
+ * net_vhost.c: have the kernel work on all queues that run of the pairs in use; keep it from
+ * working on pairs from @first on; take queue @index away, which begins anew then. Returns 0 or
+ * -errno, with none worked on. Context: any thread.
+ */
+int net_vhost_run(struct vnet_vhost *vhost);
+void net_vhost_pause(struct vnet_vhost *vhost, unsigned first);
+void net_vhost_stop(struct vnet_vhost *vhost, unsigned index);
 
 #endif

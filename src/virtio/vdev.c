@@ -154,6 +154,25 @@ void vdev_notify(struct vdev *vd, unsigned index)
 		vd->irq.queue(vd->irq.ctx, index);
 }
 
+void vdev_interrupt(struct vdev *vd, unsigned index)
+{
+	if (vd->active && vd->irq.queue)
+		vd->irq.queue(vd->irq.ctx, index);
+}
+
+int vdev_queue_watch(struct vdev *vd, unsigned index, bool on)
+{
+	return loop_mod_fd(vd->queues[index].source, on ? EPOLLIN : 0);
+}
+
+void vdev_pause(struct vdev *vd, bool on)
+{
+	vdev_lock(vd);
+	if (vd->active && vd->p.ops->pause)
+		vd->p.ops->pause(vd->p.dev, on);
+	vdev_unlock(vd);
+}
+
 void vdev_config_changed(struct vdev *vd)
 {
 	vd->generation++;
@@ -172,6 +191,8 @@ static bool needs_reset(struct vdev *vd)
 	if (vd->status & VDEV_NEEDS_RESET)
 		return false;
 	vd->status |= VDEV_NEEDS_RESET;
+	if (vd->active && vd->p.ops->pause)
+		vd->p.ops->pause(vd->p.dev, true);
 	if (vd->status & VDEV_DRIVER_OK && vd->irq.config)
 		vd->irq.config(vd->irq.ctx);
 	return vd->complaints++ < COMPLAINTS_MAX;

@@ -71,6 +71,12 @@ struct vdev_ops {
 	 * nothing. Context: the loop thread.
 	 */
 	void (*kicked)(void *dev);
+	/*
+	 * Keep others than the loop thread from guest memory (@on), because the machine pauses or
+	 * the device needs a reset; or let them go on with the queues that are served. NULL for a
+	 * device that has no others. Context: any thread.
+	 */
+	void (*pause)(void *dev, bool on);
 	/* Device-specific configuration; [@offset, @offset + @len) lies inside. May be NULL. */
 	void (*config_read)(void *dev, uint32_t offset, void *data, uint32_t len);
 	void (*config_write)(void *dev, uint32_t offset, const void *data, uint32_t len);
@@ -111,10 +117,21 @@ bool vdev_active(const struct vdev *vd);       /* between activate and reset */
 bool vdev_serving(const struct vdev *vd, unsigned index);
 /* Interrupt the driver for queue @index if it wants that (vq_should_notify()). */
 void vdev_notify(struct vdev *vd, unsigned index);
+/* Interrupt the driver for queue @index, which another than the queue core serves. */
+void vdev_interrupt(struct vdev *vd, unsigned index);
 /* The configuration space changed: raise the generation and interrupt. */
 void vdev_config_changed(struct vdev *vd);
 /* The driver broke the rules on queue @index (vq_pop() said -EPROTO): count, DEVICE_NEEDS_RESET. */
 void vdev_broken(struct vdev *vd, unsigned index);
+
+/*
+ * Call ops->kick for queue @index, or not, since another waits for vdev_kick_fd(). Returns 0 or
+ * -errno. Context: with the lock, where loop_hold() cannot come in between, as in ops->activate.
+ */
+int vdev_queue_watch(struct vdev *vd, unsigned index, bool on);
+
+/* The machine pauses, or goes on. Context: loop thread, without the lock. */
+void vdev_pause(struct vdev *vd, bool on);
 
 /* Times that a driver broke the rules. Context: any thread. */
 uint64_t vdev_violations(const struct vdev *vd);

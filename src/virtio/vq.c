@@ -117,6 +117,16 @@ void vq_stop(struct vq *vq)
 	vq->broken = false;
 }
 
+struct vq_ring vq_ring(const struct vq *vq)
+{
+	return (struct vq_ring){
+		.desc = vq->desc,
+		.driver = vq->driver,
+		.device = vq->device,
+		.size = vq->setup.size,
+	};
+}
+
 void vq_recheck(struct vq *vq)
 {
 	if (vq->running && !parts_find(vq))

@@ -107,6 +107,13 @@ bool vq_should_notify(struct vq *vq);
  */
 bool vq_kicks(struct vq *vq, bool on);
 
+/* Where a running queue that is not broken lies, for a vhost back end. */
+struct vq_ring {
+	void *desc, *driver, *device; /* in guest RAM */
+	uint16_t size;
+};
+struct vq_ring vq_ring(const struct vq *vq);
+
 /* Entries of a running queue. */
 uint16_t vq_size(const struct vq *vq);
 

@@ -63,6 +63,7 @@ static void test_net_errors(void **state)
 		{"tap=a,queues", "there is no key"},
 		{"user,fd=4", "there is a host side already"},
 		{"user=off", "it is there or not"},
+		{"tap=a,vhost=yes", "give on, off or auto"},
 		{"user,forward=80", "not a pair of ports"},
 		{"user,forward=0:80", "not a pair of ports"},
 		{"user,forward=80:65536", "not a pair of ports"},
@@ -75,6 +76,8 @@ static void test_net_errors(void **state)
 		{"tap=a,mac=02:00:00:00:00:01", "tap=b,mac=02:00:00:00:00:01"},
 		{"fd=5,queues=2", NULL},
 		{"user,queues=2", NULL},
+		{"user,vhost=on", NULL},
+		{"tap=a,vhost=on,rx-ops=5", NULL},
 		{"tap=a,forward=1:2", NULL},
 		{"user,forward=1:2,forward=tcp:1:3", NULL},
 		{"user,forward=1:2", "user,forward=1:2"},
@@ -112,7 +115,7 @@ static void test_nets(void **state)
 
 	set(&config, "kernel", "k");
 	set(&config, "net", "tap=kv0,mac=02:00:00:00:00:aB,mtu=9000,queues=4,rx-bw=1M/s,tx-ops=5");
-	set(&config, "net", "fd=7,id=other");
+	set(&config, "net", "fd=7,id=other,vhost=on");
 	set(&config, "net", "user,forward=8080:80,forward=udp:8080:53");
 	assert_string_equal(config.nets[0].id, "net0");
 	assert_int_equal(config.nets[0].mac[5], 0xab);
@@ -127,6 +130,8 @@ static void test_nets(void **state)
 	assert_int_equal(again.nets[0].tx.ops.size, 5);
 	assert_string_equal(again.nets[1].id, "other");
 	assert_int_equal(again.nets[1].fd, 7);
+	assert_int_equal(again.nets[0].vhost, VM_NET_VHOST_AUTO);
+	assert_int_equal(again.nets[1].vhost, VM_NET_VHOST_ON);
 	assert_int_equal(again.nets[2].kind, VM_NET_USER);
 	assert_int_equal(again.nets[2].forward_count, 2);
 	assert_int_equal(again.nets[2].forwards[0].host, 8080);
