@@ -34,7 +34,7 @@ struct run {
 	struct timeline_file timeline_file;
 	struct timeline tl;
 	struct run_stats stats; /* its exits: NULL without --stats and --timeline-detail */
-	struct exits *work;	/* of the loop; NULL without --timeline-detail */
+	struct exits *work;	/* of all loops; NULL without --timeline-detail */
 	struct kv_log log;
 	struct image *image;
 	struct initrd *initrd;
@@ -204,7 +204,7 @@ static int counters_make(struct run *run)
 	if (run->opts.stats || details)
 		r = exits_create(&run->stats.exits, run->opts.config.cpus, details);
 	if (!r && details)
-		r = exits_create(&run->work, 1, details);
+		r = exits_create(&run->work, 1 + machine_iothreads(&run->opts.config), details);
 	return r;
 }
 
@@ -313,6 +313,7 @@ static int run_start(struct run *run, struct kv_err *err)
 	params.initrd = run->initrd;
 	params.loop = run->loop;
 	params.exits = run->stats.exits;
+	params.work = run->work;
 	params.chunks = run->memory.chunks;
 	params.chunk_count = run->memory.chunk_count;
 	params.lenders = run->memory.lenders;
@@ -421,7 +422,12 @@ static int run_vm(struct run *run)
 static int reports_write(struct run *run)
 {
 	struct timeline_detail detail = {
-		run->stats.exits, run->opts.config.cpus, vcpu_exit_name, run->work};
+		.exits = run->stats.exits,
+		.cpus = run->opts.config.cpus,
+		.name = vcpu_exit_name,
+		.work = run->work,
+		.loops = 1 + machine_iothreads(&run->opts.config),
+	};
 	struct kv_err err = {0};
 	int r = run->opts.stats && run->stats.exits ? stats_write(run) : 0;
 

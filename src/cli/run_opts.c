@@ -96,7 +96,7 @@ static const struct cli_option options[] = {
 	{"disk", "PATH[,KEY...]",
 		"a disk: raw file or block device, with ro, direct, root,\n"
 		"partuuid=UUID, serial=TEXT, cache=writeback|unsafe, queues=N,\n"
-		"id=ID; limits: bw=SIZE/TIME, bw-burst=SIZE, ops=N/TIME,\n"
+		"iothread, id=ID; limits: bw=SIZE/TIME, bw-burst=SIZE, ops=N/TIME,\n"
 		"ops-burst=N, where TIME is s (default), 100ms, ...",
 		field_set, CLI_OPT_REPEAT},
 	{"mem-device", "KEY=VALUE[,...]",
@@ -109,8 +109,8 @@ static const struct cli_option options[] = {
 	{"net", "tap=NAME|fd=N|user[,KEY=VALUE...]",
 		"a network device over a tap of this host, or without any rights\n"
 		"by passt (user; forward=HOST:GUEST ports), with mac=MAC, mtu=N,\n"
-		"queues=N, vhost=on|off|auto, id=ID; limits as --disk has them,\n"
-		"for each direction: rx-bw=SIZE/TIME, tx-ops=N/TIME, ...",
+		"queues=N, iothread, vhost=on|off|auto, id=ID; limits as --disk\n"
+		"has them, for each direction: rx-bw=SIZE/TIME, tx-ops=N/TIME, ...",
 		field_set, CLI_OPT_REPEAT},
 	{"discovery", "auto|acpi|cmdline",
 		"how the guest learns of virtio devices (default auto: ACPI,\n"

@@ -13,8 +13,8 @@
 #define QUEUES_MAX   16
 #define PARTUUID_MAX 36
 #define KEYS                                                                                       \
-	"ro, direct, root, partuuid=, serial=, cache=, queues=, bw=, bw-burst=, ops=, ops-burst= " \
-	"and id="
+	"ro, direct, root, iothread, partuuid=, serial=, cache=, queues=, bw=, bw-burst=, ops=, "  \
+	"ops-burst= and id="
 
 static const char *const cache_words[] = {"unsafe", "writeback"};
 
@@ -112,12 +112,15 @@ int config_disk_key(struct vm_disk *disk, const char *key, const char *value, st
 		return config_switch_set(&disk->direct, value, err);
 	if (!strcmp(key, "root"))
 		return config_switch_set(&disk->root, value, err);
+	if (!strcmp(key, "iothread"))
+		return config_switch_set(&disk->iothread, value, err);
 	return config_limit_key(&disk->limit, key, value, err);
 }
 
 static bool is_switch(const char *key)
 {
-	return !strcmp(key, "ro") || !strcmp(key, "direct") || !strcmp(key, "root");
+	return !strcmp(key, "ro") || !strcmp(key, "direct") || !strcmp(key, "root") ||
+	       !strcmp(key, "iothread");
 }
 
 /* "KEY=VALUE", or "KEY" for a switch that is on; what is no switch does not take an empty value. */

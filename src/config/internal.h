@@ -97,8 +97,8 @@ int config_disk_add(struct vm_config *config, const char *value, struct kv_err *
 
 /*
  * disk.c: set one key of @disk: "path", "id", "serial", "cache", "queues", "partuuid", "ro",
- * "direct", "root" (these three "on" or "off"), and those of config_limit_key(). Returns 0; -ENOENT
- * (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ * "direct", "root", "iothread" (these four "on" or "off"), and those of config_limit_key(). Returns
+ * 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
  */
 int config_disk_key(struct vm_disk *disk, const char *key, const char *value, struct kv_err *err);
 
@@ -120,8 +120,8 @@ int config_net_add(struct vm_config *config, const char *value, struct kv_err *e
 
 /*
  * net.c: set one key of @net: "tap", "fd", "user" ("on"), "forward" (adds one), "id", "mac", "mtu",
- * "queues", "vhost", and those of config_limit_key() behind "rx-" and "tx-". Returns 0; -ENOENT (no
- * such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
+ * "queues", "vhost", "iothread" ("on" or "off"), and those of config_limit_key() behind "rx-" and
+ * "tx-". Returns 0; -ENOENT (no such key), -EINVAL or -ERANGE with a sentence; -ENOMEM.
  */
 int config_net_key(struct vm_net *net, const char *key, const char *value, struct kv_err *err);
 

@@ -379,6 +379,7 @@ static const struct disk_key own_keys[] = {
 	{"serial", "serial", {{0}}},
 	{"cache", "cache", {{0}}},
 	{"queues", "queues", {{0}}},
+	{"iothread", "iothread", {{0}}},
 	{"partuuid", "partuuid", {{0}}},
 };
 
@@ -603,7 +604,7 @@ static int net_value(struct reader *rd, struct vm_net *net, const char *key, jso
 	const char *text = scalar_text(value, buf);
 	int r;
 
-	if (json_is_boolean(value) && strcmp(key, "user"))
+	if (json_is_boolean(value) && strcmp(key, "user") && strcmp(key, "iothread"))
 		return type_fail(rd, value, "a string or an integer");
 	if (!text)
 		return type_fail(rd, value, "a string, a boolean or an integer");

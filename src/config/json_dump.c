@@ -106,11 +106,13 @@ static json_t *disks_pack(const struct vm_config *config)
 
 	for (unsigned i = 0; i < config->disk_count; i++) {
 		const struct vm_disk *disk = &config->disks[i];
-		json_t *one = json_pack("{s:s, s:s, s:b, s:b, s:b, s:s*, s:s*, s:s, s:i, s:o*}",
-			"path", disk->path, "id", disk->id, "ro", disk->read_only, "root",
-			disk->root, "direct", disk->direct, "serial", disk->serial, "partuuid",
-			disk->partuuid, "cache", disk->writeback ? "writeback" : "unsafe", "queues",
-			(int)disk->queues, "rate_limiter", config_limit_pack(&disk->limit));
+		json_t *one =
+			json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:s*, s:s*, s:s, s:i, s:o*}",
+				"path", disk->path, "id", disk->id, "ro", disk->read_only, "root",
+				disk->root, "direct", disk->direct, "iothread", disk->iothread,
+				"serial", disk->serial, "partuuid", disk->partuuid, "cache",
+				disk->writeback ? "writeback" : "unsafe", "queues",
+				(int)disk->queues, "rate_limiter", config_limit_pack(&disk->limit));
 
 		if (one && !json_array_append_new(list, one))
 			continue;

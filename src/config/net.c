@@ -14,8 +14,8 @@
 
 #define FORMS "tap=NAME, fd=N or user"
 #define KEYS                                                                                       \
-	"tap=, fd=, user, forward=, mac=, mtu=, queues=, vhost=, rx-bw=, rx-ops=, tx-bw=, "        \
-	"tx-ops=, their -burst= and id="
+	"tap=, fd=, user, forward=, mac=, mtu=, queues=, iothread, vhost=, rx-bw=, rx-ops=, "      \
+	"tx-bw=, tx-ops=, their -burst= and id="
 
 void config_net_free(struct vm_net *net)
 {
@@ -183,6 +183,8 @@ int config_net_key(struct vm_net *net, const char *key, const char *value, struc
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
 		if (!strcmp(keys[i].key, key))
 			return keys[i].set(net, value, err);
+	if (!strcmp(key, "iothread"))
+		return config_switch_set(&net->iothread, value, err);
 	if (!strncmp(key, "rx-", 3))
 		return config_limit_key(&net->rx, key + 3, value, err);
 	if (!strncmp(key, "tx-", 3))
@@ -190,7 +192,7 @@ int config_net_key(struct vm_net *net, const char *key, const char *value, struc
 	return -ENOENT;
 }
 
-/* "KEY=VALUE". */
+/* "KEY=VALUE", or "KEY" for what is there or not. */
 static int pair_set(struct vm_net *net, char *pair, struct kv_err *err)
 {
 	char *value = strchr(pair, '=');
@@ -198,7 +200,7 @@ static int pair_set(struct vm_net *net, char *pair, struct kv_err *err)
 
 	if (value)
 		*value++ = 0;
-	if (value || !strcmp(pair, "user"))
+	if (value || !strcmp(pair, "user") || !strcmp(pair, "iothread"))
 		r = config_net_key(net, pair, value ? value : "on", err);
 	if (r == -ENOENT)
 		return err_set(err, -EINVAL, "there is no key %s; the keys are " KEYS,
@@ -336,9 +338,9 @@ static json_t *forwards_pack(const struct vm_net *net)
 
 static json_t *net_pack(const struct vm_net *net)
 {
-	json_t *one = json_pack("{s:s, s:i, s:o*, s:o*}", "id", net->id, "queues", (int)net->queues,
-		"rx_rate_limiter", config_limit_pack(&net->rx), "tx_rate_limiter",
-		config_limit_pack(&net->tx));
+	json_t *one = json_pack("{s:s, s:i, s:b, s:o*, s:o*}", "id", net->id, "queues",
+		(int)net->queues, "iothread", net->iothread, "rx_rate_limiter",
+		config_limit_pack(&net->rx), "tx_rate_limiter", config_limit_pack(&net->tx));
 	int r = one ? 0 : -1;
 
 	if (!r && net->kind == VM_NET_TAP)

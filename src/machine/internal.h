@@ -16,6 +16,7 @@
 #include "x86/acpi.h"
 #include "x86/boot.h"
 
+struct loop_thread;
 struct vblk;
 struct vdev;
 struct vmem;
@@ -71,6 +72,8 @@ struct machine {
 	bool vhost_barred;	/* [c] memory devices are of more pieces than vhost takes */
 	unsigned virtio_count;	/* [c] */
 	struct machine_virtio virtio[ACPI_VIRTIO_MAX];
+	unsigned thread_count;			     /* [c] */
+	struct loop_thread *threads[VM_DEVICES_MAX]; /* [c] of devices that have one */
 	unsigned mem_count;			     /* [c] */
 	struct machine_mem mems[VM_MEM_DEVICES_MAX]; /* [c] */
 	char *cmdline;				     /* [c] with devices appended; NULL: as given */
@@ -170,6 +173,29 @@ int machine_add_mem(struct machine *m, unsigned index, struct kv_err *err);
 
 /* mem_device.c: tell @acpi of NUMA nodes, if a memory device has one. */
 void machine_mems_tell(struct machine *m, struct acpi_config *acpi);
+
+/*
+ * thread.c: the loop for the device @id, whose sources are not added yet: one with a thread of its
+ * own (@own), or the machine's.
+ * Returns 0 and *@ret; -errno with a sentence. Owns: the machine.
+ */
+int machine_loop_for(
+	struct machine *m, bool own, const char *id, struct loop **ret, struct kv_err *err);
+
+/* thread.c: start the threads of devices. Returns 0; -errno with a sentence. */
+int machine_threads_run(struct machine *m, struct kv_err *err);
+
+/*
+ * thread.c: wait, for @ns at most (UINT64_MAX: as long as it takes), until none of them is in a
+ * handler; they call no more. Returns 0; -ETIMEDOUT.
+ */
+int machine_threads_hold(struct machine *m, uint64_t ns);
+
+/* thread.c: they go on. */
+void machine_threads_let(struct machine *m);
+
+/* thread.c: end them. After their devices are freed. */
+void machine_threads_free(struct machine *m);
 
 /* virtio.c: pins of the I/O APIC that the MP table must list. After the devices. */
 unsigned machine_irqs(const struct machine *m);

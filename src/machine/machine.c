@@ -46,9 +46,13 @@ int machine_create(struct machine **ret, const struct machine_params *params, st
 
 int machine_start(struct machine *m, struct kv_err *err)
 {
+	int r = machine_threads_run(m, err);
+
+	if (r < 0)
+		return r;
 	/* The boot CPU last: its first exit may end the run. */
 	for (unsigned i = m->cpu_count; i-- > 0;) {
-		int r = vcpu_start(m->vcpus[i], err);
+		r = vcpu_start(m->vcpus[i], err);
 
 		if (r < 0)
 			return r;
@@ -80,6 +84,10 @@ int machine_pause(struct machine *m, struct kv_err *err)
 				"vCPU %u did not leave the guest within %llu s; the VM runs on", i,
 				PAUSE_NS / 1000000000);
 	}
+	if (!r && machine_threads_hold(m, PAUSE_NS) < 0)
+		r = err_set(err, -EBUSY,
+			"a device's thread is not done with its work after %llu s; the VM runs on",
+			PAUSE_NS / 1000000000);
 	m->paused = true;
 	if (r < 0) {
 		machine_resume(m);
@@ -99,6 +107,7 @@ void machine_resume(struct machine *m)
 	for (unsigned i = 0; i < m->virtio_count; i++)
 		vdev_pause(m->virtio[i].vd, false);
 	loop_hold(m->devices, false);
+	machine_threads_let(m);
 	for (unsigned i = 0; i < m->cpu_count; i++)
 		vcpu_resume(m->vcpus[i]);
 }
@@ -124,7 +133,10 @@ void machine_destroy(struct machine *m)
 		vcpu_destroy(m->vcpus[i]);
 	free(m->vcpus);
 	gmem_fill_destroy(m->fill);
+	/* They live until the requests under way have ended, which io_uring counts as theirs. */
+	machine_threads_hold(m, UINT64_MAX);
 	machine_virtio_free(m);
+	machine_threads_free(m);
 	serial_destroy(m->serial);
 	chardev_destroy(m->console);
 	if (m->trace_ports_added)

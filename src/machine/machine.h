@@ -48,6 +48,8 @@ struct machine_params {
 	struct loop *loop;	     /* whose thread serves this machine's devices */
 	struct timeline *tl;	     /* or NULL */
 	struct exits *exits;	     /* counts exits of all vCPUs, or NULL */
+	/* Counts what threads of devices do, from part 1 on (machine_iothreads()); or NULL. */
+	struct exits *work;
 	bool boot_marks; /* time start_kernel and user space by breakpoints, if symbols are there */
 	/* Of a lease of config->memory_bytes; only with GMEM_POOL, borrowed during
 	 * machine_create(). */
@@ -75,6 +77,9 @@ struct machine_params {
  * Owns: the caller destroys it. Context: the loop thread, or before the loop runs.
  */
 int machine_create(struct machine **ret, const struct machine_params *params, struct kv_err *err);
+
+/* How many devices of a machine have a thread of their own. */
+unsigned machine_iothreads(const struct vm_config *config);
 
 /*
  * Where a machine of @memory_bytes puts an initrd of @initrd_bytes (> 0, below 2^63) beside the
@@ -124,8 +129,8 @@ int machine_disk_limit(
  * Stop the guest: its vCPUs leave it, and its devices serve nothing until machine_resume(). What
  * the host does for them goes on (a disk's requests under way end, the console prints what it has).
  * Repeating it changes nothing.
- * Returns 0; -ESHUTDOWN (the run is over); -EBUSY (a vCPU did not leave the guest within seconds:
- * the machine runs on), with a sentence. Context: the loop thread.
+ * Returns 0; -ESHUTDOWN (the run is over); -EBUSY (a vCPU did not leave the guest, or a device's
+ * thread its work, within seconds: the machine runs on), with a sentence. Context: the loop thread.
  */
 int machine_pause(struct machine *m, struct kv_err *err);
 

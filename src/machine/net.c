@@ -88,7 +88,6 @@ int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *
 {
 	struct vnet_params params = {
 		.gm = m->gm,
-		.loop = m->p.loop,
 		.log = m->p.log,
 		.name = net->id,
 		.mtu = net->mtu,
@@ -106,7 +105,9 @@ int machine_add_net(struct machine *m, const struct vm_net *net, struct kv_err *
 	r = net->mac_set ? 0 : mac_make(params.mac);
 	if (r < 0)
 		return err_set(err, r, "net %s: no random MAC address: %s", net->id, err_text(r));
-	r = host_open(&host, net, params.mtu, err);
+	r = machine_loop_for(m, net->iothread, net->id, &params.loop, err);
+	if (!r)
+		r = host_open(&host, net, params.mtu, err);
 	if (!r)
 		r = vhost_open(&params.vhost, m, net, err);
 	if (r < 0) {

@@ -111,7 +111,6 @@ int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_er
 {
 	struct vblk_params params = {
 		.gm = m->gm,
-		.loop = m->p.loop,
 		.log = m->p.log,
 		.serial = disk->serial,
 		.writeback = disk->writeback,
@@ -121,8 +120,10 @@ int machine_add_disk(struct machine *m, const struct vm_disk *disk, struct kv_er
 	struct vblk_file file;
 	struct machine_virtio *slot;
 	struct vblk *blk = NULL;
-	int r = vblk_file_open(&file, disk->path, disk->read_only, disk->direct, err);
+	int r = machine_loop_for(m, disk->iothread, disk->id, &params.loop, err);
 
+	if (!r)
+		r = vblk_file_open(&file, disk->path, disk->read_only, disk->direct, err);
 	if (r < 0)
 		return err_prefix(err, r, "disk %s", disk->id);
 	r = vblk_create(&blk, &params, &file);

@@ -70,6 +70,7 @@ struct vm_disk {
 	bool root;	 /* root=/dev/vda is appended to the command line */
 	char *partuuid;	 /* root=PARTUUID= this, instead; or NULL */
 	unsigned queues; /* 1..16 */
+	bool iothread;	 /* it has a thread of its own */
 	struct limit_rates limit;
 };
 
@@ -119,6 +120,7 @@ struct vm_net {
 	uint8_t mac[6];	 /* unicast; unless mac_set, one is made up */
 	uint16_t mtu;	 /* 68..65535; 0: the guest is told none */
 	unsigned queues; /* pairs of them, 1..16 */
+	bool iothread;	 /* it has a thread of its own */
 	struct limit_rates rx, tx;
 };
 

@@ -92,7 +92,9 @@ struct timeline_detail {
 	struct exits *exits; /* of the vCPUs, with details */
 	unsigned cpus;
 	exits_name_fn name;
-	struct exits *work; /* of one "vCPU": the handlers that the loop ran, by descriptor */
+	/* Of a "vCPU" for each of @loops: the handlers that it ran, by descriptor. */
+	struct exits *work;
+	unsigned loops;
 };
 
 /*

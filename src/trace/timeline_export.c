@@ -170,15 +170,15 @@ static void vcpu_json(FILE *f, const struct timeline *tl, const struct timeline_
 			(unsigned long long)dropped, tid, US_ARGS(entered - start));
 }
 
-/* What the loop's thread did for devices. */
-static void work_json(
-	FILE *f, const struct timeline *tl, const struct timeline_detail *detail, unsigned tid)
+/* What a loop's thread did for devices. */
+static void work_json(FILE *f, const struct timeline *tl, const struct timeline_detail *detail,
+	unsigned index, unsigned tid)
 {
 	const struct exit_record *records;
 	uint64_t dropped;
-	uint32_t count = exits_records(detail->work, 0, &records, &dropped);
+	uint32_t count = exits_records(detail->work, index, &records, &dropped);
 
-	track_json(f, tid, "loop", 0);
+	track_json(f, tid, "loop", index);
 	for (uint32_t i = 0; i < count; i++) {
 		char text[40];
 
@@ -215,8 +215,8 @@ int timeline_json(const struct timeline *tl, const struct timeline_detail *detai
 			US_ARGS(rows[i].ns - start), US_ARGS(rows[i].cpu_ns));
 	for (unsigned i = 0; detail && i < detail->cpus; i++)
 		vcpu_json(f, tl, detail, i, i + 2);
-	if (detail)
-		work_json(f, tl, detail, detail->cpus + 2);
+	for (unsigned i = 0; detail && i < detail->loops; i++)
+		work_json(f, tl, detail, i, detail->cpus + 2 + i);
 	fprintf(f, "\n],\n\"marks\":{");
 	count = 0;
 	for (int i = 0; i < MARK_COUNT; i++)

@@ -504,7 +504,7 @@ int vblk_resize(struct vblk *blk, uint64_t *bytes)
 
 struct limit_rates vblk_rates(struct vblk *blk)
 {
-	/* Only the loop thread changes them. */
+	/* Only vblk_limit() changes them. */
 	return blk->limit.rates;
 }
 

@@ -63,11 +63,11 @@ void vblk_destroy(struct vblk *blk);
  * Look at the size of the file again; *@bytes gets it. A driver is told of a disk that grew. One
  * that shrank keeps its capacity: what is not there any more cannot be read or written.
  * Returns 1 when it grew; 0 when it did not change; -ERANGE when it shrank; vblk_file_size()'s
- * errors. Context: loop thread.
+ * errors. Context: any thread, one at a time.
  */
 int vblk_resize(struct vblk *blk, uint64_t *bytes);
 
-/* The limits in force, and others from now on (limit_set()). Context: loop thread. */
+/* The limits in force, and others from now on (limit_set()). Context: as vblk_resize(). */
 struct limit_rates vblk_rates(struct vblk *blk);
 void vblk_limit(struct vblk *blk, const struct limit_rates *rates);
 

@@ -68,7 +68,7 @@ int limit_init(
 void limit_free(struct limit *limit);
 
 /*
- * Other rates from now on; a bucket whose rate changes is full. Context: loop thread, with the
+ * Other rates from now on; a bucket whose rate changes is full. Context: any thread, with the
  * device's lock.
  */
 void limit_set(struct limit *limit, const struct limit_rates *rates);

@@ -17,6 +17,9 @@
  * all devices and all transports (virtio 1.3 §2, §3). A device is a struct vdev_ops and its own
  * state; a transport (mmio.c, later pci.c) calls vdev_*() from vCPU threads.
  *
+ * The loop thread, of which is spoken here and in all devices, is the one that runs the loop that
+ * the device was made with: the machine's, or one that it has for itself.
+ *
  * Locking: vdev_lock() is held around every call of a device's ops and of the functions below that
  * say so. Order: a device's lock, then the interrupt controller's. No device takes another's.
  */

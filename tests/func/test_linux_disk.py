@@ -17,6 +17,9 @@ from test_run_linux import QUIET, boot, booted
 
 DISK = "/tmp/kvick-disk"
 
+# Served by the machine's thread, and by one of their own.
+THREADS = pytest.mark.parametrize("own", ["", ",iothread"])
+
 # fio keeps its state in System V shared memory, which the small guest kernel does not have.
 SHM = """
 #include <sys/mman.h>
@@ -71,7 +74,8 @@ def disk_in_the_emulated_host(testbed):
     yield from made_disk(Emulated(testbed))
 
 
-def test_file_system(linux, disk):
+@THREADS
+def test_file_system(linux, disk, own):
     """Made, written to and checked by the guest, over a driver that went and came back."""
     linux.put("/tmp/kvick-tools.cpio", with_libraries("mke2fs", "e2fsck"))
     driver = "/sys/bus/virtio/drivers/virtio_blk"
@@ -89,7 +93,7 @@ def test_file_system(linux, disk):
         ]
     )
     tools = ("--initrd", "/tmp/kvick-tools.cpio")
-    args = ("--memory", "256M", *tools, "--disk", f"{disk},queues=2", "--cpus", "2")
+    args = ("--memory", "256M", *tools, "--disk", f"{disk},queues=2{own}", "--cpus", "2")
     booted(boot(linux, commands=commands, args=args), 9)
     # Another machine finds it, without a write to a disk that is read-only.
     commands = "exec /bin/e2fsck -fn /dev/vda;mount ext4 /dev/vda /mnt ro;cat /mnt/file"
@@ -97,7 +101,8 @@ def test_file_system(linux, disk):
     assert "hello-disk\n" in done.stdout
 
 
-def test_fio(linux, disk, tmp_path):
+@THREADS
+def test_fio(linux, disk, tmp_path, own):
     """Random writes of all sizes, many at a time, each verified by checksum."""
     source, library = tmp_path / "shm.c", tmp_path / "shm.so"
     source.write_text(SHM)
@@ -109,7 +114,7 @@ def test_fio(linux, disk, tmp_path):
         "--bsrange=512-64k --blockalign=512 --rw=randwrite --verify=crc32c --verify_fatal=1 --thread "
         "--output-format=terse --terse-version=3"
     )
-    args = ("--memory", "512M", "--initrd", "/tmp/kvick-tools.cpio", "--disk", f"{disk},queues=2")
+    args = ("--memory", "512M", "--initrd", "/tmp/kvick-tools.cpio", "--disk", f"{disk},queues=2{own}")
     booted(boot(linux, commands=fio, args=args), 1)
 
 
@@ -125,6 +130,31 @@ def test_killed_while_writing(testbed, linux_vm, emulated_disk):
         # The lock went with the process, and the next machine finds everything.
         args = ("--disk", f"{emulated_disk},ro")
         booted(boot(Emulated(testbed), commands=f"verify /dev/vda 0 {stored} {seed}", args=args), 1)
+
+
+def test_ended_while_writing(testbed, linux_vm, emulated_disk):
+    """A thread of a disk is no reason not to end at once, nor to lose what the guest was told."""
+    vm = linux_vm(["acks /dev/vda 0 67108864 7"], "--no-api", "--disk", f"{emulated_disk},iothread")
+    vm.expect("stored: 81920\n")
+    vm.job.kill(signal.SIGTERM)
+    done = vm.job.wait(20)
+    assert done.returncode == 128 + signal.SIGTERM, done
+    stored = int(re.findall(r"stored: (\d+)\n", text(done.stdout))[-1])
+    args = ("--disk", f"{emulated_disk},ro")
+    booted(boot(Emulated(testbed), commands=f"verify /dev/vda 0 {stored} 7", args=args), 1)
+
+
+def test_memory_goes_while_disks_work(linux_vm, emulated_disk):
+    """Disks with threads of their own read and write memory that others plug and take away."""
+    work = [f"{verb} /dev/vda 0 8388608 {n}" for n in range(4) for verb in ("fill", "verify")]
+    disks = ("--disk", f"{emulated_disk},iothread,queues=2", "--rng")
+    memory = ("--memory", "256M", "--cpus", "2", "--mem-device", "max=2G,id=m0")
+    vm = linux_vm(["echo begin", *work, "memwait 300 384"], *disks, *memory)
+    vm.expect("begin\n")
+    for mib in (256, 0) * 3:
+        vm.resize("m0", mib)
+    vm.release("m0", 128)
+    assert vm.end(10).count("verify: 8388608 bytes ok") == 4
 
 
 def test_growth(testbed, linux_vm, emulated_disk):
@@ -163,10 +193,11 @@ def test_kexec(linux, testbed_build, disk):
     assert "needs a reset" not in done.stderr
 
 
-def test_paused_with_requests_under_way(testbed, linux_vm, emulated_disk):
+@THREADS
+def test_paused_with_requests_under_way(testbed, linux_vm, emulated_disk, own):
     """A machine that is stopped over and over while it writes and reads loses nothing."""
     work = [f"{verb} /dev/vda 0 16777216 {n}" for n in (1, 2) for verb in ("fill", "verify")]
-    vm = linux_vm(["echo begin", *work], "--disk", emulated_disk, "--rng", "--memory", "256M")
+    vm = linux_vm(["echo begin", *work], "--disk", emulated_disk + own, "--rng", "--memory", "256M")
     vm.expect("begin\n")
     vm.state("Paused")
     time.sleep(0.5)

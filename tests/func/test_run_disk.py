@@ -3,6 +3,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from vm import START, USAGE, run
@@ -32,6 +33,26 @@ def test_growth(start, flat, disk):
     assert vm.wait() == 128 + signal.SIGTERM
 
 
+def threads(vm):
+    """The names of a machine's threads, but those of KVM's own."""
+    names = (path.read_text().strip() for path in Path(f"/proc/{vm.pid}/task").glob("*/comm"))
+    return sorted(name for name in names if not name.startswith("kvm-"))
+
+
+def test_thread_of_its_own(start, flat, disk, tmp_path):
+    """Only the disk that asks for one has a thread."""
+    (tmp_path / "other").write_bytes(bytes(512))
+    disks = ("--disk", f"{disk},iothread,id=data-of-the-guest", "--disk", tmp_path / "other")
+    vm = start("--boot-timer", *disks, flat / "halt.pvh.elf")
+    vm.expect("Guest-boot-time", "err")
+    assert threads(vm) == ["fc_vcpu 0", "kvick", "kvick data-of-t"]
+    os.truncate(disk, 3 << 20)
+    vm.signal(signal.SIGUSR2)
+    vm.expect("disk data-of-the-guest has now 3M", "err")
+    vm.signal(signal.SIGTERM)
+    assert vm.wait() == 128 + signal.SIGTERM
+
+
 def test_one_writer(start, kvick, flat, disk):
     """Two machines, one disk: two that read, or one that writes."""
     first = start("--boot-timer", "--disk", disk, flat / "halt.pvh.elf")
@@ -52,6 +73,7 @@ def test_one_writer(start, kvick, flat, disk):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
+        ("iothread=2", 'iothread: "2" is not allowed'),
         ("ops-burst=5", "ops-burst says nothing without ops"),
         ("bw=1M/0s", 'bw: "1M/0s" is out of range'),
         ("bw=fast", 'bw: "fast" is not a rate; give a number, or NUMBER/TIME'),

@@ -220,9 +220,10 @@ def test_unbound_and_bound_again(passt):
         listener.kill_all()
 
 
-def test_paused(passt):
+@pytest.mark.parametrize("own", ["", ",iothread"])
+def test_paused(passt, own):
     """Nothing is lost by pauses."""
-    pausing_transfer(passt, 4, "ip=dhcp", ("--net", "user"), OUTSIDE, as_user("tester"))
+    pausing_transfer(passt, 4, "ip=dhcp", ("--net", f"user{own}"), OUTSIDE, as_user("tester"))
 
 
 @pytest.mark.soak

@@ -64,6 +64,18 @@ def test_detail(kvick, flat, tmp_path):
 
 
 @pytest.mark.usefixtures("kvm_host")
+def test_detail_of_threads(kvick, flat, tmp_path):
+    """Each thread of a device has a track of its own."""
+    path, disks = tmp_path / "run.json", []
+    for name, keys in ("a", ""), ("b", ",iothread"), ("c", ",iothread"):
+        (tmp_path / name).write_bytes(bytes(4096))
+        disks += ["--disk", f"{tmp_path / name}{keys}"]
+    args = ["--timeline", path, "--timeline-detail", *disks, flat / "print.pvh.elf"]
+    assert run(kvick, *args).returncode == OK
+    assert set(tracks(json.loads(path.read_text()))) == {"vCPU 0", "loop 0", "loop 1", "loop 2"}
+
+
+@pytest.mark.usefixtures("kvm_host")
 def test_no_detail(kvick, flat, tmp_path):
     path = tmp_path / "run.json"
     assert run(kvick, "--timeline", path, flat / "print.pvh.elf").returncode == OK

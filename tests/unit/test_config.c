@@ -532,6 +532,7 @@ static void test_disks(void **state)
 		{"d,size=4", -EINVAL, "--disk: there is no key \"size\""},
 		{"d,path=e", -EINVAL, "--disk: there is no key \"path\""},
 		{"d,ro=maybe", -EINVAL, "--disk: ro: \"maybe\" is not allowed"},
+		{"d,iothread=2", -EINVAL, "--disk: iothread: \"2\" is not allowed"},
 		{"d,queues=0", -ERANGE, "--disk: queues: \"0\" is not a number of queues"},
 		{"d,id=a b", -EINVAL, "--disk: id: \"a b\" is not an id"},
 		{"d,serial=", -EINVAL, "--disk: serial: \"\" is not a serial number"},
@@ -552,7 +553,8 @@ static void test_disks(void **state)
 	assert_int_equal(vm_config_set(&config, "kernel", "k", &err), 0);
 	assert_int_equal(vm_config_set(&config, "disk", "a", &err), 0);
 	assert_int_equal(
-		vm_config_set(&config, "disk", "b,ro,direct,cache=unsafe,queues=4", &err), 0);
+		vm_config_set(&config, "disk", "b,ro,direct,cache=unsafe,queues=4,iothread", &err),
+		0);
 	assert_int_equal(vm_config_set(&config, "disk", "c,root,serial=X-1,id=sys", &err), 0);
 	assert_int_equal(config.disk_count, 3);
 	/* The root file system's disk is the guest's first. */
@@ -563,6 +565,7 @@ static void test_disks(void **state)
 	assert_true(config.disks[2].read_only && config.disks[2].direct);
 	assert_false(config.disks[2].writeback);
 	assert_int_equal(config.disks[2].queues, 4);
+	assert_true(config.disks[2].iothread && !config.disks[1].iothread);
 	assert_int_equal(vm_config_check(&config, &err), 0);
 	assert_int_equal(vm_config_set(&config, "disk", "d,id=disk1", &err), 0);
 	assert_int_equal(vm_config_check(&config, &err), -EINVAL);
@@ -657,6 +660,7 @@ static void assert_same(const struct vm_config *a, const struct vm_config *b)
 		assert_int_equal(x->direct, y->direct);
 		assert_int_equal(x->root, y->root);
 		assert_int_equal(x->queues, y->queues);
+		assert_int_equal(x->iothread, y->iothread);
 	}
 	assert_int_equal(a->discovery, b->discovery);
 	assert_int_equal(a->legacy, b->legacy);
@@ -690,7 +694,7 @@ static void test_round_trip(void **state)
 		{"rng", "on"},
 		{"discovery", "cmdline"},
 		{"disk", "/d \"e\",ro,root,id=x,serial=S"},
-		{"disk", "f,direct,cache=unsafe,queues=16"},
+		{"disk", "f,direct,cache=unsafe,queues=16,iothread=on"},
 		{"id", "vm-7"},
 		{"api-sock", "/run/vm-7.sock"},
 		{"no-api", "on"},

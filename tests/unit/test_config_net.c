@@ -61,6 +61,7 @@ static void test_net_errors(void **state)
 		{"tap=a,rx-=1", "there is no key"},
 		{"tap=a,speed=1", "there is no key"},
 		{"tap=a,queues", "there is no key"},
+		{"tap=a,iothread=1", "iothread: \"1\" is not allowed"},
 		{"user,fd=4", "there is a host side already"},
 		{"user=off", "it is there or not"},
 		{"tap=a,vhost=yes", "give on, off or auto"},
@@ -115,7 +116,7 @@ static void test_nets(void **state)
 
 	set(&config, "kernel", "k");
 	set(&config, "net", "tap=kv0,mac=02:00:00:00:00:aB,mtu=9000,queues=4,rx-bw=1M/s,tx-ops=5");
-	set(&config, "net", "fd=7,id=other,vhost=on");
+	set(&config, "net", "fd=7,id=other,vhost=on,iothread");
 	set(&config, "net", "user,forward=8080:80,forward=udp:8080:53");
 	assert_string_equal(config.nets[0].id, "net0");
 	assert_int_equal(config.nets[0].mac[5], 0xab);
@@ -132,6 +133,7 @@ static void test_nets(void **state)
 	assert_int_equal(again.nets[1].fd, 7);
 	assert_int_equal(again.nets[0].vhost, VM_NET_VHOST_AUTO);
 	assert_int_equal(again.nets[1].vhost, VM_NET_VHOST_ON);
+	assert_true(again.nets[1].iothread && !again.nets[0].iothread);
 	assert_int_equal(again.nets[2].kind, VM_NET_USER);
 	assert_int_equal(again.nets[2].forward_count, 2);
 	assert_int_equal(again.nets[2].forwards[0].host, 8080);

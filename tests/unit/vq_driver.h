@@ -96,7 +96,8 @@ static inline void drv_split_offer(struct drv *drv, uint16_t head)
 	uint16_t *avail = drv_at(drv, drv->setup.driver);
 
 	avail[2 + drv->avail % drv->setup.size] = head;
-	avail[1] = ++drv->avail;
+	/* §2.7.13.3: the ring before its index. */
+	__atomic_store_n(&avail[1], ++drv->avail, __ATOMIC_RELEASE);
 }
 
 /* Packed: write the next ring entry, available. */
@@ -150,7 +151,7 @@ static inline bool drv_take(struct drv *drv, uint16_t ring_count, uint32_t *id, 
 	uint16_t *used = drv_at(drv, drv->setup.device);
 	uint32_t *elem = (uint32_t *)(used + 2) + 2 * (drv->used % drv->setup.size);
 
-	if (used[1] == drv->used)
+	if (__atomic_load_n(&used[1], __ATOMIC_ACQUIRE) == drv->used)
 		return false;
 	*id = elem[0] / 2;
 	*len = elem[1];
