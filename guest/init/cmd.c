@@ -433,6 +433,7 @@ cmd_fn cmd_find(const char *name)
 		{"read", cmd_read},
 		{"sleep", cmd_sleep},
 		{"spin", cmd_spin},
+		{"stream", cmd_stream},
 		{"umount", cmd_umount},
 		{"uptime", cmd_uptime},
 		{"verify", cmd_verify},

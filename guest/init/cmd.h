@@ -63,6 +63,12 @@ int cmd_acks(int argc, char **argv, char *why);
 int cmd_io(int argc, char **argv, char *why);
 
 /*
+ * "stream send|receive ADDRESS PORT BLOCK COUNT": COUNT blocks of BLOCK bytes by TCP to or from a
+ * server of kvick bench's, and how long they took; a cmd_fn.
+ */
+int cmd_stream(int argc, char **argv, char *why);
+
+/*
  * "kexec KERNEL INITRD CMDLINE": starts another kernel, whose command line the third file holds; a
  * cmd_fn that returns only when that fails.
  */
