@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvick bench io: what requests to a disk cost: throughput as the guest sees it, exits of its CPUs
- * for each request, and CPU time of the monitor's process for each byte, the guest's own share
- * included. Other monitors are run in turns with kvick, with the same kernel, initrd and disk.
+ * kvick bench io: what requests to a disk cost, and blocks of TCP streams over a tap: throughput as
+ * the guest sees it, exits of its CPUs for each request, and CPU time of the monitor's process for
+ * each byte, the guest's own share included. Other monitors are run in turns with kvick, with the
+ * same kernel, initrd, disk and tap.
  *
  * The guest's init gets a script in an archive behind the initrd. It says when a piece of work
  * begins, waits, works, and says when it has ended; the counters are read at these lines. Pieces
@@ -22,6 +23,7 @@
 #include "base/num.h"
 #include "cli/bench.h"
 #include "cli/bench_out.h"
+#include "cli/bench_stream.h"
 #include "cli/bench_util.h"
 #include "cli/bench_watch.h"
 #include "cli/cli.h"
@@ -32,10 +34,12 @@
 #define IDLE_PIECES  2 /* the first meets what the boot left to do */
 #define KVM_DEBUG    "/sys/kernel/debug/kvm"
 
+#define STREAM 0 /* in place of a depth: each follows the one before, as TCP lets it */
+
 /* What the guest does, one after the other. */
 static const struct {
 	const char *name, *verb;
-	unsigned block, depth;
+	unsigned block, depth; /* or STREAM */
 } works[] = {
 	{"read 4K, 1 at a time", "read", 4096, 1},
 	{"write 4K, 1 at a time", "write", 4096, 1},
@@ -43,7 +47,10 @@ static const struct {
 	{"write 4K, 32 at a time", "write", 4096, 32},
 	{"read 64K, 8 at a time", "read", 65536, 8},
 	{"write 64K, 8 at a time", "write", 65536, 8},
+	{"send 64K by TCP", "send", 65536, STREAM},
+	{"receive 64K by TCP", "receive", 65536, STREAM},
 };
+#define DISK_WORKS (ARRAY_LEN(works) - 2) /* without a tap there are no others */
 
 /* Of one monitor and one piece of work. */
 struct figures {
@@ -63,7 +70,9 @@ struct subject {
 
 struct io_bench {
 	const char *kernel, *initrd, *append, *memory, *keys, *given_disk, *vs[SUBJECTS_MAX - 1];
-	unsigned vs_count, runs;
+	const char *tap, *tap_keys;
+	struct bench_stream *stream; /* NULL: no tap */
+	unsigned vs_count, runs, work_count;
 	const char *disk;
 	uint64_t timeout_s, memory_bytes, requests;
 	bool json;
@@ -109,6 +118,9 @@ static int text_set(
 		break;
 	case 'a':
 		bench->append = value;
+		break;
+	case 't':
+		*(strcmp(option->name, "tap") ? &bench->tap_keys : &bench->tap) = value;
 		break;
 	default:
 		*(strcmp(option->name, "disk") ? &bench->keys : &bench->given_disk) = value;
@@ -156,12 +168,18 @@ static const struct cli_option options[] = {
 		"file of 32 MiB in $TMPDIR or /tmp",
 		text_set, 0},
 	{"disk-keys", "KEYS", "of kvick's --disk, for instance direct,queues=2", text_set, 0},
+	{"tap", "NAME",
+		"a tap of this host that has an address, for TCP streams; the\n"
+		"guest's address is a matter of --append: ip=...",
+		text_set, 0},
+	{"tap-keys", "KEYS", "of kvick's --net, for instance vhost=off", text_set, 0},
 	{"requests", "N", "requests of each piece of work (default 1024)", number_set, 0},
 	{"runs", "N", "counted runs of each monitor (default 5); 1 more goes first", number_set, 0},
 	{"timeout", "SECONDS", "how long a run may take (default 120)", number_set, 0},
 	{"vs", "COMMAND",
-		"another monitor's command line; {kernel}, {initrd}, {disk} and\n"
-		"{memory_mib} stand for the files and the size; may be repeated",
+		"another monitor's command line; {kernel}, {initrd}, {disk},\n"
+		"{tap} and {memory_mib} stand for the files, the tap and the\n"
+		"size; may be repeated",
 		vs_set, CLI_OPT_REPEAT},
 	{"json", NULL, "print the figures as JSON", json_set, 0},
 };
@@ -169,8 +187,9 @@ static const struct cli_option options[] = {
 static const struct cli_usage usage = {
 	.verb = "bench io",
 	.synopsis = "--initrd FILE [OPTION...] KERNEL",
-	.about = "Measure a guest's disk: throughput, exits for each request (where KVM's debugfs\n"
-		 "can be read) and CPU time of the monitor for each byte.\n",
+	.about = "Measure a guest's disk, and with --tap its network: throughput, exits for each\n"
+		 "request (where KVM's debugfs can be read) and CPU time of the monitor for each\n"
+		 "byte.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 	.operand = "KERNEL",
@@ -194,9 +213,14 @@ static int initrd_make(struct io_bench *bench, struct kv_err *err)
 	f = open_memstream(&text, &bytes);
 	for (int i = 0; f && i < IDLE_PIECES; i++)
 		fprintf(f, "io /dev/vda read 512 1 0\n");
-	for (size_t i = 0; f && i < ARRAY_LEN(works); i++)
-		fprintf(f, "io /dev/vda %s %u %u %" PRIu64 "\n", works[i].verb, works[i].block,
-			works[i].depth, bench->requests);
+	for (size_t i = 0; f && i < bench->work_count; i++)
+		if (works[i].depth == STREAM)
+			fprintf(f, "stream %s %s %u %u %" PRIu64 "\n", works[i].verb,
+				bench_stream_host(bench->stream), bench_stream_port(bench->stream),
+				works[i].block, bench->requests);
+		else
+			fprintf(f, "io /dev/vda %s %u %u %" PRIu64 "\n", works[i].verb,
+				works[i].block, works[i].depth, bench->requests);
 	if (!f || fclose(f))
 		return err_set(err, -ENOMEM, "out of memory");
 	f = fopen(bench->both, "we");
@@ -215,40 +239,65 @@ static int initrd_make(struct io_bench *bench, struct kv_err *err)
 	return fclose(f) ? err_set(err, -EIO, "%s: cannot be written", bench->both) : 0;
 }
 
+/* "@kind@name,@keys", without the comma where there are none; NULL: out of memory. */
+static char *with_keys(const char *kind, const char *name, const char *keys)
+{
+	char *text;
+
+	return asprintf(&text, "%s%s%s%s", kind, name, keys ? "," : "", keys ? keys : "") < 0
+		       ? NULL
+		       : text;
+}
+
 static int own_make(struct io_bench *bench, struct kv_err *err)
 {
-	MEM_SCOPED char *disk = NULL;
+	MEM_SCOPED char *disk = with_keys("", bench->disk, bench->keys);
+	MEM_SCOPED char *net = with_keys("tap=", bench->tap ? bench->tap : "", bench->tap_keys);
 	char **argv = NULL;
 
-	if (asprintf(&disk, "%s%s%s", bench->disk, bench->keys ? "," : "",
-		    bench->keys ? bench->keys : "") < 0)
-		disk = NULL;
-	if (disk) {
+	if (disk && net) {
 		const char *words[] = {bench->self, "run", "--memory", bench->memory, "--initrd",
-			bench->both, "--append", bench->append, "--disk", disk, "--",
+			bench->both, "--append", bench->append, "--disk", disk, "--net", net, "--",
 			bench->kernel};
 
-		argv = bench_words_copy(words, ARRAY_LEN(words));
+		/* Without a tap, the last two follow the disk. */
+		if (!bench->tap)
+			memmove(words + ARRAY_LEN(words) - 4, words + ARRAY_LEN(words) - 2,
+				2 * sizeof(words[0]));
+		argv = bench_words_copy(words, ARRAY_LEN(words) - (bench->tap ? 0 : 2));
 	}
 	bench->subjects[0].argv = argv;
 	bench->subject_count = 1;
 	return argv ? 0 : err_set(err, -ENOMEM, "out of memory");
 }
 
-/* @text with the disk's name for each {disk}; the rest is bench_words()'s. */
-static int other_make(struct io_bench *bench, const char *text, struct kv_err *err)
+/* @text with @value for each @mark; NULL: out of memory. */
+static char *filled_in(const char *text, const char *mark, const char *value)
 {
-	MEM_SCOPED char *filled = NULL;
+	char *filled = NULL;
 	size_t bytes = 0;
 	FILE *f = open_memstream(&filled, &bytes);
 	const char *at;
-	int r;
 
-	for (; f && (at = strstr(text, "{disk}")); text = at + strlen("{disk}"))
-		fprintf(f, "%.*s%s", (int)(at - text), text, bench->disk);
+	for (; f && (at = strstr(text, mark)); text = at + strlen(mark))
+		fprintf(f, "%.*s%s", (int)(at - text), text, value);
 	if (f)
 		fputs(text, f);
-	if (!f || fclose(f))
+	if (f && !fclose(f))
+		return filled;
+	free(filled);
+	return NULL;
+}
+
+/* What else stands for something is bench_words()'s. */
+static int other_make(struct io_bench *bench, const char *text, struct kv_err *err)
+{
+	MEM_SCOPED char *disk = filled_in(text, "{disk}", bench->disk);
+	MEM_SCOPED char *filled =
+		disk ? filled_in(disk, "{tap}", bench->tap ? bench->tap : "{tap}") : NULL;
+	int r;
+
+	if (!filled)
 		return err_set(err, -ENOMEM, "out of memory");
 	r = bench_words(&bench->subjects[bench->subject_count].argv, filled, bench->kernel,
 		bench->both, bench->memory_bytes / MIB, err);
@@ -271,6 +320,12 @@ static int subjects_make(struct io_bench *bench, struct kv_err *err)
 	bench->disk = bench->given_disk ? bench->given_disk : bench->fresh;
 	if (!bench->given_disk)
 		r = bench_file_make(bench->fresh, DISK_BYTES, err);
+	if (!r && bench->tap) {
+		r = bench_stream_start(&bench->stream, bench->tap, err);
+		if (r < 0)
+			return err_prefix(err, r, "--tap");
+	}
+	bench->work_count = bench->tap ? ARRAY_LEN(works) : DISK_WORKS;
 	if (!r)
 		r = initrd_make(bench, err);
 	if (!r)
@@ -351,7 +406,7 @@ static void line_take(void *ctx, pid_t pid, const char *line)
 		bench->cost.cpu_ns -= bench->begin.cpu_ns;
 	} else if (sscanf(line, "io: %" SCNu64 " requests took %" SCNu64 " us", &requests, &us) ==
 			   2 &&
-		   bench->begun && bench->piece < IDLE_PIECES + ARRAY_LEN(works)) {
+		   bench->begun && bench->piece < IDLE_PIECES + bench->work_count) {
 		if (bench->piece < IDLE_PIECES)
 			bench->nothing = bench->cost;
 		else if (bench->counted && requests)
@@ -370,8 +425,8 @@ static int run_failed(
 
 	if (code != -ETIMEDOUT && code != -ECHILD && code != -EIO)
 		return err_set(err, code, "%s cannot be started: %s", name, err_text(code));
-	err_set(err, code, "%u of %zu pieces of work were done; the last line of output: %s",
-		bench->piece > IDLE_PIECES ? bench->piece - IDLE_PIECES : 0, ARRAY_LEN(works),
+	err_set(err, code, "%u of %u pieces of work were done; the last line of output: %s",
+		bench->piece > IDLE_PIECES ? bench->piece - IDLE_PIECES : 0, bench->work_count,
 		line);
 	if (code == -ETIMEDOUT)
 		return err_prefix(
@@ -395,7 +450,7 @@ static int subject_run(struct io_bench *bench, unsigned index, bool counted, str
 		line_take, bench);
 	if (r == -EINTR)
 		return err_set(err, r, "interrupted");
-	if (!r && bench->piece < IDLE_PIECES + ARRAY_LEN(works))
+	if (!r && bench->piece < IDLE_PIECES + bench->work_count)
 		r = -EIO;
 	if (r < 0)
 		return run_failed(bench, &watch, r, err);
@@ -427,7 +482,7 @@ static void bench_print(struct io_bench *bench)
 	printf("%s: %u runs with each monitor, 1 dropped before, in turns; medians of %" PRIu64
 	       " requests each\n",
 		bench->kernel, bench->runs, bench->requests);
-	for (size_t i = 0; i < ARRAY_LEN(works); i++) {
+	for (size_t i = 0; i < bench->work_count; i++) {
 		printf("  %-28s %10s %15s %12s\n", works[i].name, "MiB/s", "exits/request",
 			"CPU ns/byte");
 		for (unsigned s = 0; s < bench->subject_count; s++) {
@@ -454,7 +509,7 @@ static int json_print(struct io_bench *bench, const struct bench_noise *noise)
 		struct subject *subject = &bench->subjects[s];
 		json_t *list = json_array();
 
-		for (size_t i = 0; i < ARRAY_LEN(works); i++)
+		for (size_t i = 0; i < bench->work_count; i++)
 			json_array_append_new(list,
 				json_pack("{s:s, s:i, s:i, s:o, s:o, s:o}", "work", works[i].verb,
 					"block_bytes", (int)works[i].block, "depth",
@@ -473,6 +528,7 @@ static int json_print(struct io_bench *bench, const struct bench_noise *noise)
 
 static void bench_clear(struct io_bench *bench)
 {
+	bench_stream_stop(bench->stream);
 	for (unsigned s = 0; s < bench->subject_count; s++) {
 		bench_words_free(bench->subjects[s].argv);
 		for (size_t i = 0; i < ARRAY_LEN(works); i++) {

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from places import Emulated
 
 OK, START, USAGE = 0, 1, 2
 
@@ -290,12 +291,42 @@ def test_io_in_testbed(linux):
     args += ["--initrd", linux.guest("initrd.cpio"), "--vs", vs, linux.guest("vmlinux")]
     done = linux.run(linux.program, "bench", "io", *args, timeout=120)
     linux.run("rm", disk)
+    io_figures(done)
+
+
+def test_io_of_a_tap(testbed):
+    """With a tap, streams each way too."""
+    linux = Emulated(testbed)
+    made = "tunctl -t kv0 && ip addr add 10.78.0.1/24 dev kv0 && ip link set kv0 up"
+    append = "console=ttyS0 quiet ip=10.78.0.2::10.78.0.1:255.255.255.0::eth0:off"
+    vs = (
+        f"{linux.program} run --memory {{memory_mib}}M --initrd {{initrd}} --append '{append}' "
+        "--disk {disk} --net tap={tap},vhost=on {kernel}"
+    )
+    args = "--runs 1 --requests 128 --json --tap-keys vhost=off --append".split()
+    args += [append, "--initrd", linux.guest("initrd.cpio"), "--vs", vs, "--tap"]
+    done = linux.run("sh", "-c", made)
+    assert done.returncode == 0, done
+    try:
+        done = linux.run(linux.program, "bench", "io", *args, "kv0", linux.guest("vmlinux"), timeout=120)
+        io_figures(done, [0, 0])
+        linux.run("ip", "addr", "del", "10.78.0.1/24", "dev", "kv0")
+        for tap, text in (("kv9", "there is no interface kv9"), ("kv0", "kv0 has no IPv4 address")):
+            failed = linux.run(linux.program, "bench", "io", *args, tap, linux.guest("vmlinux"))
+            assert failed.returncode == START, failed
+            assert f"--tap: {text}" in failed.stderr, failed
+    finally:
+        linux.run("tunctl", "-d", "kv0")
+
+
+def io_figures(done, more=()):
+    """All figures of two subjects are there."""
     assert done.returncode == OK, done.stderr
     result = contents(done.stdout, "io")
     assert len(result["subjects"]) == 2
     for subject in result["subjects"]:
         works = subject["works"]
-        assert [w["depth"] for w in works] == [1, 1, 32, 32, 8, 8]
+        assert [w["depth"] for w in works] == [1, 1, 32, 32, 8, 8, *more]
         for work in works:
             assert figure(work["mib_per_s"], 1)["min"] > 0
             figure(work["cpu_ns_per_byte"], 1)
