@@ -213,7 +213,9 @@ def test_vhost_windows(host, tap):
             mem = json.loads(host.run(host.program, "mem", "--id", vm, "--json").stdout)
             threads = host.run("sh", "-c", "cat /proc/[0-9]*/task/*/comm").stdout
         finally:
+            # The next one wants the tap.
             job.kill_all()
+            job.wait(30)
         return mem, "vhost-" in threads
 
     pieces = int(host.read("/sys/module/vhost/parameters/max_mem_regions"))
