@@ -206,6 +206,7 @@ static void *clear_thread(void *ctx)
 	uint64_t start = cpu_ns();
 
 	pool_clear(clearing->at, clearing->bytes);
+	pool_clear_end();
 	clearing->ns = cpu_ns() - start;
 	return NULL;
 }
@@ -231,6 +232,7 @@ static int stream_measure(char *at, uint64_t bytes, uint64_t *ns)
 		CPU_CLR(cpu, &others);
 	sched_setaffinity(0, sizeof(here), &here);
 	pool_clear(at, bytes);
+	pool_clear_end();
 	for (uint64_t i = 0; i < bytes; i += PAGE_BYTES)
 		at[i] = 1;
 	pthread_attr_init(&attr);

@@ -209,12 +209,15 @@ int chunk_clean(const struct chunk_mem *mem, const struct chunk_form *form,
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t at = spans[i].page * PAGE_BYTES, bytes = spans[i].pages * PAGE_BYTES;
 
-		if (at + bytes > form->bytes)
-			return -ERANGE;
+		if (at + bytes > form->bytes) {
+			r = -ERANGE;
+			break;
+		}
 		pool_clear((char *)mem->map + at, bytes);
 		*done_bytes += bytes;
 	}
-	return 0;
+	pool_clear_end();
+	return r;
 }
 
 int chunk_lend(struct chunk_mem *mem)

@@ -33,7 +33,10 @@ void pool_clear(void *at, uint64_t bytes)
 		lines_clear(at, bytes);
 	else
 		parts_clear(at, bytes);
-	/* Streaming stores are weakly ordered: nobody may be offered the memory before them. */
+}
+
+void pool_clear_end(void)
+{
 	_mm_sfence();
 }
 
