@@ -20,6 +20,7 @@ static void chunk_work(struct pool_server *server, struct chunk *chunk, enum chu
 {
 	chunk->state = CHUNK_WORK;
 	chunk->job = job;
+	chunk->next = NULL;
 	store_push(server->store, chunk);
 }
 
@@ -353,6 +354,7 @@ int lease_wrote(struct client *client, const struct pool_wrote *wrote)
 void lease_end(struct client *client)
 {
 	struct pool_server *server = client->server;
+	struct chunk *used = NULL, **end = &used;
 	uint64_t now = clock_ns();
 
 	lease_unqueue(client);
@@ -367,8 +369,14 @@ void lease_end(struct client *client)
 		}
 		chunk->ended_ns = now;
 		chunk->spans_known = client->reported && !chunk->spans_lost;
-		chunk_work(server, chunk, client->trusted ? JOB_CLEAN : JOB_RENEW);
+		chunk->state = CHUNK_WORK;
+		chunk->job = client->trusted ? JOB_CLEAN : JOB_RENEW;
+		*end = chunk;
+		end = &chunk->next;
 	}
+	*end = NULL;
+	/* At once: they shall not wait for each other's locks. */
+	store_push(server->store, used);
 	free(client->held);
 	client->held = NULL;
 	client->held_count = 0;

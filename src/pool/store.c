@@ -25,6 +25,13 @@
 #define HELD_NS	    1000000000ULL
 #define HELD_TRY_NS 2000000
 
+/*
+ * The loop is not woken for each of many chunks that take a few microseconds each: a switch of
+ * threads costs as much as cleaning one.
+ */
+#define SHORT_PAGES 256
+#define TELL_NS	    200000
+
 #define SPARE_BYTES	  (64 * MIB) /* of the host's memory that filling leaves to others */
 #define GROUP_SPARE_BYTES (8 * MIB)  /* of a control group's limit: page tables and the like */
 
@@ -43,6 +50,8 @@ struct store {
 	pthread_cond_t work;
 	struct chunk *first, **end;
 	struct chunk *done_first, **done_end;
+	uint64_t done_ns;	/* when the first of them was done */
+	bool told;		/* the loop knows that there are some */
 	uint64_t filling_bytes; /* being populated now: not yet seen in MemAvailable */
 	struct store_counts counts;
 	struct kv_err err;
@@ -236,17 +245,41 @@ static struct chunk *queue_get(struct chunk **first, struct chunk ***end)
 	return chunk;
 }
 
+/* Whether cleaning @chunk is a matter of microseconds, when nobody holds it any more. */
+static bool job_short(const struct chunk *chunk)
+{
+	uint64_t pages = 0;
+
+	if (chunk->job != JOB_CLEAN || !chunk->spans_known)
+		return false;
+	for (uint32_t i = 0; i < chunk->span_count && pages <= SHORT_PAGES; i++)
+		pages += chunk->spans[i].pages;
+	return pages <= SHORT_PAGES;
+}
+
+/* Called with the lock, after each job: wake the loop now, or let some more get ready. */
+static void done_tell(struct store *store)
+{
+	uint64_t one = 1;
+
+	if (store->told || !store->done_first)
+		return;
+	if (store->first && job_short(store->first) && clock_ns() - store->done_ns < TELL_NS)
+		return;
+	store->told = true;
+	while (write(store->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
 static void *store_thread(void *ctx)
 {
 	struct store *store = ctx;
-	uint64_t one = 1;
 
 	/* Machines at work come first. */
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
 	pthread_mutex_lock(&store->lock);
 	for (;;) {
 		struct chunk *chunk;
-		bool idle;
 		int r;
 
 		while (!atomic_load(&store->stop) && !store->first)
@@ -259,14 +292,13 @@ static void *store_thread(void *ctx)
 		pthread_mutex_lock(&store->lock);
 		if (r == -EAGAIN && chunk->job == JOB_CLEAN) {
 			queue_put(&store->end, chunk);
-			continue;
+		} else {
+			chunk->result = r;
+			if (!store->done_first)
+				store->done_ns = clock_ns();
+			queue_put(&store->done_end, chunk);
 		}
-		chunk->result = r;
-		/* Once for all that wait to be taken. */
-		idle = !store->done_first;
-		queue_put(&store->done_end, chunk);
-		while (idle && write(store->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-			;
+		done_tell(store);
 	}
 	pthread_mutex_unlock(&store->lock);
 	return NULL;
@@ -346,11 +378,14 @@ void store_destroy(struct store *store)
 	free(store);
 }
 
-void store_push(struct store *store, struct chunk *chunk)
+void store_push(struct store *store, struct chunk *chunks)
 {
 	pthread_mutex_lock(&store->lock);
-	queue_put(&store->end, chunk);
-	pthread_cond_signal(&store->work);
+	for (struct chunk *chunk = chunks, *next; chunk; chunk = next) {
+		next = chunk->next;
+		queue_put(&store->end, chunk);
+		pthread_cond_signal(&store->work);
+	}
 	pthread_mutex_unlock(&store->lock);
 }
 
@@ -360,7 +395,9 @@ struct chunk *store_take(struct store *store, struct kv_err *err)
 
 	pthread_mutex_lock(&store->lock);
 	chunk = queue_get(&store->done_first, &store->done_end);
-	if (chunk && chunk->result < 0 && err)
+	if (!chunk)
+		store->told = false;
+	else if (chunk->result < 0 && err)
 		*err = store->err;
 	pthread_mutex_unlock(&store->lock);
 	return chunk;

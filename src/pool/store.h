@@ -71,8 +71,8 @@ int store_create(struct store **ret, struct loop *loop, const struct chunk_form 
  * Context: loop thread, or while it is not running. */
 void store_destroy(struct store *store);
 
-/* Hand @chunk (state CHUNK_WORK, job set) to the threads. Context: loop thread. */
-void store_push(struct store *store, struct chunk *chunk);
+/* Hand @chunks (linked by next; state CHUNK_WORK, job set) to the threads. Context: loop thread. */
+void store_push(struct store *store, struct chunk *chunks);
 
 /*
  * A chunk that the threads are done with, or NULL. chunk->result is 0 (a chunk that is zero,

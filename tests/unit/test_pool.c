@@ -431,6 +431,39 @@ static void test_reported(void **state)
 	fixture_stop(&f);
 }
 
+/*
+ * Chunks that are cleaned in microseconds, so that several are told of at once, among others that
+ * take long: whoever waits for all of them gets them.
+ */
+static void test_many(void **state)
+{
+	enum { MANY = 96, PAGES = 512 };
+	struct pool_span page = {PAGES - 1, 1}, all = {0, PAGES};
+	uid_t uid;
+	struct pool_config config = config_trust(&uid);
+	struct fixture f;
+
+	config.chunk_bytes = PAGES * PAGE_BYTES;
+	config.size_bytes = MANY * config.chunk_bytes;
+	fixture_start(&f, &config);
+	for (unsigned round = 0; round < 10; round++) {
+		struct pool_lease *lease = lease_take(&f, config.size_bytes);
+
+		for (unsigned i = 0; i < MANY; i++) {
+			char *map = chunk_map(lease, i);
+
+			assert_true(pool_is_zero(map, config.chunk_bytes));
+			map[config.chunk_bytes - 1] = 1;
+			munmap(map, config.chunk_bytes);
+			assert_int_equal(pool_wrote(lease, i, i % 7 ? &page : &all, 1), 0);
+		}
+		pool_lease_report(lease);
+	}
+	assert_int_equal(info_quiet(&f).free_chunks, MANY);
+	assert_int_equal(info_quiet(&f).renewed_bytes, 0);
+	fixture_stop(&f);
+}
+
 /* Nobody's word counts but that of the trusted. */
 static void test_report_of_others(void **state)
 {
@@ -708,6 +741,7 @@ int main(void)
 		cmocka_unit_test(test_renewed),
 		cmocka_unit_test(test_cleaned),
 		cmocka_unit_test(test_reported),
+		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_report_of_others),
 		cmocka_unit_test(test_halves),
 		cmocka_unit_test(test_lazy),
