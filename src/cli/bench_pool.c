@@ -15,6 +15,7 @@
 
 #include "base/num.h"
 #include "cli/bench.h"
+#include "cli/bench_out.h"
 #include "cli/bench_pool.h"
 #include "cli/bench_util.h"
 #include "cli/cli.h"
@@ -478,11 +479,11 @@ static void text_print(struct bench *bench)
 		bench_vms_print(&bench->vms);
 	if (!bench->chunks)
 		return;
-	printf("  %-38s %9s %9s %9s\n", "", "min", "median", "max");
+	printf("  %-38s %9s %9s %9s\n", "", "min", "median", "p99");
 	for (unsigned i = 0; i < FIG_COUNT; i++)
 		printf("  %-38s %9.3f %9.3f %9.3f\n", figures[i].name,
 			bench_rank(&bench->samples[i], 0), median(bench, i),
-			bench_rank(&bench->samples[i], 1));
+			bench_rank(&bench->samples[i], 0.99));
 	printf("  cleaning against streaming stores: %.2f; 1 %% against all: %.1f times faster "
 	       "(reported; processor time: %.1f), %.1f (fetched)\n",
 		median(bench, FIG_CLEAN_CPU) / median(bench, FIG_STREAM),
@@ -496,29 +497,34 @@ static void text_print(struct bench *bench)
 			bench_rank(&bench->map_us[i], 0.5));
 }
 
-static void json_print(struct bench *bench)
+/* Add what was measured of chunks and leases to @result. */
+static void chunks_json(struct bench *bench, json_t *result)
 {
-	json_t *root = json_object(), *leases = json_array();
+	json_t *chunks = json_object(), *leases = json_array();
 
-	json_object_set_new(root, "size_bytes", json_integer((json_int_t)bench->size_bytes));
-	json_object_set_new(
-		root, "chunk_bytes", json_integer((json_int_t)bench->config.chunk_bytes));
-	json_object_set_new(root, "page_bytes", json_integer((json_int_t)bench->config.page_bytes));
-	json_object_set_new(root, "threads", json_integer(bench->config.threads));
+	for (unsigned i = 0; i < FIG_COUNT; i++)
+		json_object_set_new(chunks, figures[i].json, bench_json(&bench->samples[i]));
+	for (unsigned i = 0; i < bench->size_count; i++)
+		json_array_append_new(
+			leases, json_pack("{s:I, s:o, s:o}", "bytes", (json_int_t)bench->sizes[i],
+					"lease_us", bench_json(&bench->lease_us[i]), "map_us",
+					bench_json(&bench->map_us[i])));
+	json_object_set_new(result, "chunks", chunks);
+	json_object_set_new(result, "leases", leases);
+}
+
+static int json_print(struct bench *bench, const struct bench_noise *noise)
+{
+	json_t *result = json_pack("{s:I, s:I, s:I, s:i, s:i}", "size_bytes",
+		(json_int_t)bench->size_bytes, "chunk_bytes", (json_int_t)bench->config.chunk_bytes,
+		"page_bytes", (json_int_t)bench->config.page_bytes, "threads",
+		(int)bench->config.threads, "rounds", (int)bench->rounds);
+
+	if (bench->chunks)
+		chunks_json(bench, result);
 	if (bench->starts || bench->writes)
-		json_object_set_new(root, "machines", bench_vms_json(&bench->vms));
-	for (unsigned i = 0; bench->chunks && i < FIG_COUNT; i++)
-		json_object_set_new(root, figures[i].json, json_real(median(bench, i)));
-	for (unsigned i = 0; bench->chunks && i < bench->size_count; i++)
-		json_array_append_new(leases,
-			json_pack("{s:I, s:f, s:f, s:f}", "bytes", (json_int_t)bench->sizes[i],
-				"lease_us", bench_rank(&bench->lease_us[i], 0.5), "lease_p99_us",
-				bench_rank(&bench->lease_us[i], 0.99), "map_us",
-				bench_rank(&bench->map_us[i], 0.5)));
-	json_object_set_new(root, "leases", leases);
-	json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-	json_decref(root);
-	putchar('\n');
+		json_object_set_new(result, "machines", bench_vms_json(&bench->vms));
+	return bench_json_print("pool", noise, result);
 }
 
 static int size_set(
@@ -639,6 +645,7 @@ int bench_pool(int argc, char **argv)
 		.writes = !access("/dev/kvm", R_OK | W_OK),
 		.config = {.page_bytes = PAGE_BYTES, .node = -1, .threads = 1, .clients_max = 64},
 	};
+	struct bench_noise noise;
 	struct kv_err err = {0};
 	int status = cli_parse(&usage, argc, argv, &bench), r;
 
@@ -646,17 +653,20 @@ int bench_pool(int argc, char **argv)
 		return status;
 	signal(SIGIO, SIG_IGN);
 	bench_catch_signals();
+	bench_noise_start(&noise);
 	r = config_finish(&bench, &err);
 	if (!r && (bench.starts || bench.writes))
 		r = bench_vms_prepare(&bench.vms, bench.size_bytes, &err);
 	for (int trust = 1; !r && trust >= !bench.chunks; trust--)
 		r = mode_run(&bench, trust, &err);
-	if (r < 0)
-		cli_error("bench pool", "%s", err.text);
-	else if (bench.json)
-		json_print(&bench);
-	else
+	if (!r && bench.json) {
+		r = json_print(&bench, &noise);
+	} else if (!r) {
 		text_print(&bench);
+		bench_noise_print(&noise);
+	}
+	if (r < 0)
+		cli_error("bench pool", "%s", err.text[0] ? err.text : err_text(r));
 	for (unsigned i = 0; i < FIG_COUNT; i++)
 		bench_free(&bench.samples[i]);
 	for (unsigned i = 0; i < SIZES_MAX; i++) {

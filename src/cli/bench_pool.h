@@ -71,7 +71,7 @@ int bench_vms_write(struct bench_vms *vms, struct kv_err *err);
 /* Print the figures that there are. */
 void bench_vms_print(struct bench_vms *vms);
 
-/* The figures as an object. Owns: the caller has the only reference. */
+/* The figures that there are, as an object. Owns: the caller has the only reference. */
 json_t *bench_vms_json(struct bench_vms *vms);
 
 /*

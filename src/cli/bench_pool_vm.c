@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/num.h"
 #include "cli/bench_marks.h"
+#include "cli/bench_out.h"
 #include "cli/bench_pool.h"
 #include "pool/client.h"
 #include "trace/timeline.h"
@@ -365,36 +366,50 @@ void bench_vms_print(struct bench_vms *vms)
 		writes_print(vms);
 }
 
-json_t *bench_vms_json(struct bench_vms *vms)
+static json_t *starts_json(struct bench_vms *vms)
 {
-	json_t *root = json_object(), *starts = json_object(), *writes = json_object();
-	json_t *lefts = json_object();
+	json_t *starts = json_object();
 
 	for (unsigned i = 0; i < BENCH_STARTS; i++)
 		json_object_set_new(starts, start_names[i].json,
-			json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "boot_min_ms",
-				bench_rank(&vms->starts[i].boot_ms, 0), "boot_ms",
-				bench_rank(&vms->starts[i].boot_ms, 0.5), "boot_x",
-				bench_rank(&vms->starts[i].boot_x, 0.5), "less_kvm_min_ms",
-				bench_rank(&vms->starts[i].less_ms, 0), "less_kvm_ms",
-				bench_rank(&vms->starts[i].less_ms, 0.5), "less_kvm_x",
-				bench_rank(&vms->starts[i].less_x, 0.5), "wall_ms",
-				bench_rank(&vms->starts[i].wall_ms, 0.5), "cpu_ms",
-				bench_rank(&vms->starts[i].cpu_ms, 0.5)));
+			json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "boot_ms",
+				bench_json(&vms->starts[i].boot_ms), "boot_x",
+				bench_json(&vms->starts[i].boot_x), "less_kvm_ms",
+				bench_json(&vms->starts[i].less_ms), "less_kvm_x",
+				bench_json(&vms->starts[i].less_x), "wall_ms",
+				bench_json(&vms->starts[i].wall_ms), "cpu_ms",
+				bench_json(&vms->starts[i].cpu_ms)));
+	return starts;
+}
+
+/* Add what guests that write needed, and what cleaning after them took, to @root. */
+static void writes_json(struct bench_vms *vms, json_t *root)
+{
+	json_t *writes = json_object(), *lefts = json_object();
+
 	for (unsigned i = 0; i < BENCH_WRITES; i++)
 		json_object_set_new(writes, write_names[i].json,
-			json_pack("{s:f, s:f, s:f, s:f}", "minor_faults",
-				bench_rank(&vms->writes[i].minor, 0.5), "major_faults",
-				bench_rank(&vms->writes[i].major, 0.5), "pages_given",
-				bench_rank(&vms->writes[i].allocated, 0.5), "us_page",
-				bench_rank(&vms->writes[i].us_page, 0.5)));
+			json_pack("{s:o, s:o, s:o, s:o}", "minor_faults",
+				bench_json(&vms->writes[i].minor), "major_faults",
+				bench_json(&vms->writes[i].major), "pages_given",
+				bench_json(&vms->writes[i].allocated), "us_page",
+				bench_json(&vms->writes[i].us_page)));
 	for (unsigned i = 0; i < BENCH_LEFTS; i++)
 		json_object_set_new(lefts, left_names[i].json,
-			json_pack("{s:f, s:f}", "ms", bench_rank(&vms->clean_ms[i], 0.5), "cpu_ms",
-				bench_rank(&vms->clean_cpu_ms[i], 0.5)));
-	json_object_set_new(root, "start", starts);
+			json_pack("{s:o, s:o}", "ms", bench_json(&vms->clean_ms[i]), "cpu_ms",
+				bench_json(&vms->clean_cpu_ms[i])));
 	json_object_set_new(root, "pages", json_integer((json_int_t)vms->pages));
 	json_object_set_new(root, "write", writes);
 	json_object_set_new(root, "clean", lefts);
+}
+
+json_t *bench_vms_json(struct bench_vms *vms)
+{
+	json_t *root = json_object();
+
+	if (vms->starts[0].boot_ms.count)
+		json_object_set_new(root, "start", starts_json(vms));
+	if (vms->pages)
+		writes_json(vms, root);
 	return root;
 }

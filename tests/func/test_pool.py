@@ -571,22 +571,61 @@ def test_systemd(kvick, tmp_path):
     assert (tmp_path / "sock").exists()
 
 
-def test_bench(kvick):
-    result = subprocess.run(
-        [kvick, "bench", "pool", "--size", "32M", "--rounds", "2", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def figures_of(node):
+    """All figures below @node."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return []
+    if "values" in node:
+        return [node]
+    return [figure for child in node.values() for figure in figures_of(child)]
+
+
+def bench_pool(kvick, path, *args):
+    args = [kvick, "bench", "pool", "--size", "32M", "--json", *args]
+    result = subprocess.run(args, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
-    assert figures["size_bytes"] == 32 * MIB
-    assert all(v > 0 for k, v in figures.items() if k.endswith(("_ms", "_gb_s")))
-    assert figures["leases"][-1]["bytes"] == 32 * MIB
+    path.write_text(result.stdout)
+    return json.loads(result.stdout)
+
+
+def test_bench(kvick, tmp_path):
+    doc = bench_pool(kvick, tmp_path / "a", "--rounds", "2")
+    assert doc["kind"] == "pool"
+    assert set(doc) == {"kind", "kvick", "host", "noise", "result"}
+    result = doc["result"]
+    assert (result["size_bytes"], result["rounds"]) == (32 * MIB, 2)
+    assert len(result["chunks"]) == 12
+    for figure in result["chunks"].values():
+        assert figure["count"] == len(figure["values"]) == 2
+        assert 0 < figure["min"] <= figure["median"] <= figure["p99"]
+    assert result["leases"][-1]["bytes"] == 32 * MIB
+    for figure in figures_of(doc):
+        assert set(figure) == {"min", "median", "p99", "mad", "count", "values"}
+        assert figure["count"] == len(figure["values"]) > 0
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        machines = figures["machines"]
-        assert machines["start"]["lease"]["boot_min_ms"] > 0
+        machines = result["machines"]
+        assert machines["start"]["lease"]["boot_ms"]["min"] > 0
         # What is mapped before the guest runs it need not wait for.
-        assert machines["write"]["lease"]["minor_faults"] > machines["pages"] / 2
-        assert machines["write"]["lease_mapped"]["minor_faults"] < machines["pages"] / 10
+        faults = {kind: row["minor_faults"]["median"] for kind, row in machines["write"].items()}
+        assert faults["lease"] > machines["pages"] / 2
+        assert faults["lease_mapped"] < machines["pages"] / 10
+
+
+def test_bench_compare(kvick, tmp_path):
+    """Two of its documents can be compared: of rates more is better, of times less."""
+    doc = bench_pool(kvick, tmp_path / "as-measured", "--rounds", "1", "--only", "chunks")
+    assert "machines" not in doc["result"]
+    for name, scale in ("a", 1), ("b", 2):
+        for figure in figures_of(doc):
+            figure["values"] = [scale * (100 + i) for i in range(9)]
+            figure["median"] = scale * 104
+        (tmp_path / name).write_text(json.dumps(doc))
+    args = [kvick, "bench", "compare", "--json", tmp_path / "a", tmp_path / "b"]
+    rows = json.loads(subprocess.run(args, capture_output=True, text=True, check=True).stdout)
+    verdicts = {row["figure"]: row["verdict"] for row in rows}
+    assert len(rows) == len(verdicts) == len(figures_of(doc))
+    for name, verdict in verdicts.items():
+        assert verdict == ("better" if name.endswith("gb_s") else "worse"), name
+    assert {"chunks > clean_gb_s", "leases > 32M > lease_us"} < set(verdicts)
