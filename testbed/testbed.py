@@ -515,11 +515,13 @@ class Testbed:
                 self.put(f"{path}/{file.relative_to(source)}", file)
 
     def guests(self):
-        """The build's guest files, which are part of the saved state."""
-        folder = Path(self.build) / "guest" if self.build else None
-        if not folder or not folder.is_dir():
+        """The build's guest files, and the floors that benchmarks compare with: what seldom
+        changes, and therefore is part of the saved state."""
+        if not self.build:
             return []
-        return sorted(p for p in folder.rglob("*") if p.is_file())
+        files = [*Path(self.build, "guest").rglob("*")]
+        files += [Path(self.build, "bench", name) for name in ("floor", "floor-loop")]
+        return sorted(p for p in files if p.is_file())
 
     def put_guests(self):
         for file in self.guests():

@@ -72,6 +72,24 @@ def test_halt_table(kvick):
     assert "others used" in result.stdout
 
 
+def test_floors_in_testbed(linux):
+    """The floors are there, too, and what they are compared with ends as it should."""
+    args = "--vms 25 --threads 1 --kernel-size 1M --initrd-size 0 --json"
+    done = linux.run(linux.program, "bench", "halt", *args.split(), timeout=120)
+    assert done.returncode == OK, done.stderr
+    (halts,) = contents(done.stdout, "halt")["rounds"]
+    for side in "floor", "kvick":
+        assert figure(halts[side]["steps_us"]["run to boot byte"], 25)["min"] > 0
+    args = "--runs 2 --case 1M/0/64M --json"
+    done = linux.run(linux.program, "bench", "start", *args.split(), timeout=120)
+    assert done.returncode == OK, done.stderr
+    (case,) = contents(done.stdout, "start")["cases"]
+    assert [s["name"] for s in case["subjects"]] == ["floor", "kvick run", "with timeline"]
+    for subject in case["subjects"]:
+        assert subject["failed"] == 0
+        assert figure(subject["wall_ms"], 2)["min"] > 0
+
+
 @pytest.mark.parametrize(
     "args",
     [
