@@ -270,7 +270,7 @@ static int out_make(struct report *report, struct kv_err *err)
 		return err_set(err, -errno, "%s: %s", report->out, err_text(errno));
 	if ((size_t)snprintf(path, sizeof(path), "%s/report.json", report->out) >= sizeof(path))
 		return err_set(err, -ENAMETOOLONG, "%s: %s", report->out, err_text(ENAMETOOLONG));
-	return out_file_check(path, err);
+	return out_file_check(path, false, err);
 }
 
 static int report_make(struct report *report, struct kv_err *err)

@@ -27,15 +27,16 @@ static bool is_special(const char *path)
 	return !stat(path, &st) && !S_ISREG(st.st_mode);
 }
 
-int out_file_check(const char *path, struct kv_err *err)
+int out_file_check(const char *path, bool in_place, struct kv_err *err)
 {
 	const char *slash = strrchr(path, '/');
 	char folder[PATH_MAX] = ".";
 	struct stat st;
+	bool there = !stat(path, &st);
 
-	if (!stat(path, &st) && S_ISDIR(st.st_mode))
+	if (there && S_ISDIR(st.st_mode))
 		return failed(path, -EISDIR, err);
-	if (is_special(path))
+	if (there && (in_place || !S_ISREG(st.st_mode)))
 		return access(path, W_OK) < 0 ? failed(path, -errno, err) : 0;
 	if (slash && (size_t)(slash - path) + 2 > sizeof(folder))
 		return failed(path, -ENAMETOOLONG, err);

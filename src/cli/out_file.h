@@ -2,6 +2,7 @@
 #ifndef KV_CLI_OUT_FILE_H
 #define KV_CLI_OUT_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/err.h"
@@ -10,10 +11,11 @@
 
 /*
  * Find out early whether out_file_write() could write @path: its folder is there and may be written
- * to, or something that is not a regular file is there already and may be written itself.
+ * to, or something that is not a regular file is there already and may be written itself. With
+ * @in_place a regular file that is there will be written itself, too, not replaced.
  * Returns 0; -EISDIR; -errno, with a sentence that names the path.
  */
-int out_file_check(const char *path, struct kv_err *err);
+int out_file_check(const char *path, bool in_place, struct kv_err *err);
 
 /*
  * Put @len bytes at @data into the file @path, which others see as it was or with all of them;

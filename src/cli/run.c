@@ -449,7 +449,6 @@ int cli_run(int argc, char **argv)
 	int status;
 
 	run.signal_fd = -1;
-	run.timeline_file.fd = -1;
 	run.api_fd = -1;
 	if (exec_ns && uint_parse(exec_ns, 1, UINT64_MAX, &started_ns) < 0)
 		started_ns = 0;
@@ -463,12 +462,12 @@ int cli_run(int argc, char **argv)
 	if (status != CLI_GO_ON)
 		goto out_opts;
 	if (run.opts.timeline &&
-		timeline_file_open(&run.timeline_file, run.opts.timeline, &err) < 0) {
+		timeline_file_check(&run.timeline_file, run.opts.timeline, &err) < 0) {
 		cli_error("run", "--timeline: %s", err.text);
 		status = CLI_EXIT_START;
 		goto out_opts;
 	}
-	if (run.opts.stats_path && out_file_check(run.opts.stats_path, &err) < 0) {
+	if (run.opts.stats_path && out_file_check(run.opts.stats_path, false, &err) < 0) {
 		cli_error("run", "--stats: %s", err.text);
 		status = CLI_EXIT_START;
 		goto out_opts;

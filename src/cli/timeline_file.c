@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "cli/out_file.h"
 
 static bool ends_with(const char *text, const char *suffix)
 {
@@ -16,13 +17,11 @@ static bool ends_with(const char *text, const char *suffix)
 	return len >= tail && !strcmp(text + len - tail, suffix);
 }
 
-int timeline_file_open(struct timeline_file *file, const char *path, struct kv_err *err)
+int timeline_file_check(struct timeline_file *file, const char *path, struct kv_err *err)
 {
-	*file = (struct timeline_file){.fd = -1, .path = path};
-	if (!strcmp(path, "-")) {
-		file->fd = STDERR_FILENO;
+	*file = (struct timeline_file){.path = path};
+	if (!strcmp(path, "-"))
 		return 0;
-	}
 	if (ends_with(path, ".json"))
 		file->format = TIMELINE_JSON;
 	else if (ends_with(path, ".svg"))
@@ -34,13 +33,7 @@ int timeline_file_open(struct timeline_file *file, const char *path, struct kv_e
 			"a "
 			"table on stderr",
 			path);
-	file->fd = open(path, O_WRONLY | O_CLOEXEC | O_CREAT | O_EXCL, 0644);
-	file->created = file->fd >= 0;
-	if (file->fd < 0 && errno == EEXIST)
-		file->fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (file->fd < 0)
-		return err_set(err, -errno, "%s: cannot be written: %s", path, err_text(errno));
-	return 0;
+	return out_file_check(path, true, err);
 }
 
 bool timeline_wants_json(const char *path)
@@ -48,18 +41,18 @@ bool timeline_wants_json(const char *path)
 	return path && ends_with(path, ".json");
 }
 
-static int format_write(const struct timeline_file *file, const struct timeline *tl,
-	const struct timeline_detail *detail)
+static int format_write(enum timeline_format format, const struct timeline *tl,
+	const struct timeline_detail *detail, int fd)
 {
-	switch (file->format) {
+	switch (format) {
 	case TIMELINE_JSON:
-		return timeline_json(tl, detail, file->fd);
+		return timeline_json(tl, detail, fd);
 	case TIMELINE_SVG:
-		return timeline_svg(tl, file->fd);
+		return timeline_svg(tl, fd);
 	case TIMELINE_TEXT:
 		break;
 	}
-	return timeline_text(tl, file->fd);
+	return timeline_text(tl, fd);
 }
 
 /*
@@ -81,25 +74,30 @@ static int file_cut(int fd)
 	return at < 0 || (at < st.st_size && ftruncate(fd, at) < 0) ? -errno : 0;
 }
 
-int timeline_file_write(struct timeline_file *file, const struct timeline *tl,
+int timeline_file_write(const struct timeline_file *file, const struct timeline *tl,
 	const struct timeline_detail *detail, struct kv_err *err)
 {
+	FD_SCOPED int fd = -1;
+	bool created;
 	int r;
 
-	if (file->fd == STDERR_FILENO) {
-		timeline_text(tl, file->fd);
+	if (!strcmp(file->path, "-")) {
+		timeline_text(tl, STDERR_FILENO);
 		return 0;
 	}
-	r = format_write(file, tl, detail);
+	fd = open(file->path, O_WRONLY | O_CLOEXEC | O_CREAT | O_EXCL, 0644);
+	created = fd >= 0;
+	if (fd < 0 && errno == EEXIST)
+		fd = open(file->path, O_WRONLY | O_CLOEXEC);
+	r = fd < 0 ? -errno : format_write(file->format, tl, detail, fd);
 	if (!r)
-		r = file_cut(file->fd);
-	if (r < 0) {
-		err_set(err, r, "%s: cannot be written: %s", file->path, err_text(r));
-		if (file->created)
-			unlink(file->path);
-		else if (ftruncate(file->fd, 0) < 0)
-			errno = 0;
-	}
-	fd_close(&file->fd);
+		r = file_cut(fd);
+	if (!r)
+		return 0;
+	err_set(err, r, "%s: cannot be written: %s", file->path, err_text(r));
+	if (created)
+		unlink(file->path);
+	else if (fd >= 0 && ftruncate(fd, 0) < 0)
+		errno = 0;
 	return r;
 }

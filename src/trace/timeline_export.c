@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "trace/timeline.h"
 
-#include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/fd.h"
 #include "trace/timeline_internal.h"
 
 static const char *const mark_texts[MARK_COUNT] = {
@@ -33,10 +30,6 @@ static const char *const mark_texts[MARK_COUNT] = {
 	[MARK_DOWN] = "torn down",
 };
 
-/* Microseconds with their fraction. Printing floating point would cost more than the whole file. */
-#define US_FORMAT   "%" PRIu64 ".%03u"
-#define US_ARGS(ns) (uint64_t)((ns) / 1000), (unsigned)((ns) % 1000)
-
 static int row_compare(const void *a, const void *b)
 {
 	const struct timeline_row *x = a, *y = b;
@@ -50,6 +43,11 @@ static double fill_rate(const struct timeline *tl)
 	uint64_t begin = tl->ns[MARK_POPULATE_BEGIN], end = tl->ns[MARK_POPULATE_END];
 
 	return begin && end > begin ? (double)tl->populated_bytes * 1e9 / (double)(end - begin) : 0;
+}
+
+static const char *row_text(const struct timeline_row *row)
+{
+	return row->text ? row->text : row->room;
 }
 
 size_t timeline_rows(const struct timeline *tl, struct timeline_row *rows)
@@ -81,60 +79,64 @@ size_t timeline_rows(const struct timeline *tl, struct timeline_row *rows)
 	return n;
 }
 
-int timeline_flush(FILE *stream, char **out, size_t *len, int fd)
+/* Milliseconds with three decimals, rounded. */
+static void put_ms(struct timeline_out *out, uint64_t ns)
 {
-	int r = fclose(stream) ? -ENOMEM : fd_write_all(fd, *out, *len);
-
-	free(*out);
-	return r;
+	timeline_put_milli(out, (ns + 500) / 1000, 12);
+	timeline_put(out, " ");
 }
 
 int timeline_text(const struct timeline *tl, int fd)
 {
 	struct timeline_row rows[TIMELINE_ROWS_MAX];
 	uint64_t start = tl->ns[MARK_EXEC], last = start;
-	char *out = NULL;
-	size_t len, count;
-	FILE *f;
+	size_t count = timeline_rows(tl, rows);
+	struct timeline_out out = {0};
 
-	f = open_memstream(&out, &len);
-	if (!f)
-		return -ENOMEM;
-	count = timeline_rows(tl, rows);
-	fprintf(f, "%12s %12s %12s  %s\n", "ms", "+ms", "CPU ms", "reached");
+	timeline_put(&out, "          ms          +ms       CPU ms  reached\n");
 	for (size_t i = 0; i < count; i++) {
-		fprintf(f, "%12.3f %12.3f %12.3f  %s\n", (double)(rows[i].ns - start) / 1e6,
-			(double)(rows[i].ns - last) / 1e6, (double)rows[i].cpu_ns / 1e6,
-			rows[i].text ? rows[i].text : rows[i].room);
+		put_ms(&out, rows[i].ns - start);
+		put_ms(&out, rows[i].ns - last);
+		put_ms(&out, rows[i].cpu_ns);
+		timeline_put(&out, " ");
+		timeline_put(&out, row_text(&rows[i]));
+		timeline_put(&out, "\n");
 		last = rows[i].ns;
 	}
 	if (!tl->exec_measured)
-		fprintf(f, "(exec: derived from the CPU time used before main)\n");
+		timeline_put(&out, "(exec: derived from the CPU time used before main)\n");
 	if (tl->event_count > TRACE_EVENTS_MAX)
-		fprintf(f, "(only the first %d trace-port writes were kept)\n", TRACE_EVENTS_MAX);
-	return timeline_flush(f, &out, &len, fd);
+		timeline_putf(&out, "(only the first %d trace-port writes were kept)\n",
+			TRACE_EVENTS_MAX);
+	return timeline_put_end(&out, fd);
 }
 
 /* The name of a track. */
-static void track_json(FILE *f, unsigned tid, const char *name, unsigned index)
+static void track_json(struct timeline_out *out, unsigned tid, const char *name, unsigned index)
 {
-	fprintf(f,
+	timeline_putf(out,
 		",\n{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":1,\"tid\":%u,"
 		"\"args\":{\"name\":\"%s %u\"}}",
 		tid, name, index);
 }
 
-static void span_json(FILE *f, unsigned tid, const char *name, uint64_t from_ns, uint64_t ns)
+static void span_json(
+	struct timeline_out *out, unsigned tid, const char *name, uint64_t from_ns, uint64_t ns)
 {
-	fprintf(f,
-		",\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":%u,\"ts\":" US_FORMAT
-		",\"dur\":" US_FORMAT "}",
-		name, tid, US_ARGS(from_ns), US_ARGS(ns));
+	timeline_put(out, ",\n{\"name\":\"");
+	timeline_put(out, name);
+	timeline_put(out, "\",\"ph\":\"X\",\"pid\":1,\"tid\":");
+	timeline_put_num(out, tid, 0);
+	timeline_put(out, ",\"ts\":");
+	timeline_put_milli(out, from_ns, 0);
+	timeline_put(out, ",\"dur\":");
+	timeline_put_milli(out, ns, 0);
+	timeline_put(out, "}");
 }
 
 /* What a vCPU did: in the guest, and the handling of each exit, which is a device's work. */
-static void vcpu_json(FILE *f, const struct timeline *tl, const struct timeline_detail *detail,
-	unsigned index, unsigned tid)
+static void vcpu_json(struct timeline_out *out, const struct timeline *tl,
+	const struct timeline_detail *detail, unsigned index, unsigned tid)
 {
 	static const char *const forms[] = {
 		[EXIT_OTHER] = "%s",
@@ -147,7 +149,7 @@ static void vcpu_json(FILE *f, const struct timeline *tl, const struct timeline_
 	uint64_t start = tl->ns[MARK_EXEC], dropped, entered = tl->ns[MARK_FIRST_ENTRY];
 	uint32_t count = exits_records(detail->exits, index, &records, &dropped);
 
-	track_json(f, tid, "vCPU", index);
+	track_json(out, tid, "vCPU", index);
 	for (uint32_t i = 0; i < count; i++) {
 		const struct exit_record *record = &records[i];
 		const char *name = detail->name(record->reason);
@@ -159,26 +161,29 @@ static void vcpu_json(FILE *f, const struct timeline *tl, const struct timeline_
 			snprintf(text, sizeof(text), forms[record->access],
 				(unsigned long long)record->address);
 		if (entered && record->left_ns > entered && (i || !index))
-			span_json(f, tid, "guest", entered - start, record->left_ns - entered);
-		span_json(f, tid, text, record->left_ns - start, record->handled_ns);
+			span_json(out, tid, "guest", entered - start, record->left_ns - entered);
+		span_json(out, tid, text, record->left_ns - start, record->handled_ns);
 		entered = record->left_ns + record->handled_ns;
 	}
-	if (dropped)
-		fprintf(f,
+	if (dropped) {
+		timeline_putf(out,
 			",\n{\"name\":\"%llu exits more\",\"ph\":\"i\",\"s\":\"t\",\"pid\":1,"
-			"\"tid\":%u,\"ts\":" US_FORMAT "}",
-			(unsigned long long)dropped, tid, US_ARGS(entered - start));
+			"\"tid\":%u,\"ts\":",
+			(unsigned long long)dropped, tid);
+		timeline_put_milli(out, entered - start, 0);
+		timeline_put(out, "}");
+	}
 }
 
 /* What a loop's thread did for devices. */
-static void work_json(FILE *f, const struct timeline *tl, const struct timeline_detail *detail,
-	unsigned index, unsigned tid)
+static void work_json(struct timeline_out *out, const struct timeline *tl,
+	const struct timeline_detail *detail, unsigned index, unsigned tid)
 {
 	const struct exit_record *records;
 	uint64_t dropped;
 	uint32_t count = exits_records(detail->work, index, &records, &dropped);
 
-	track_json(f, tid, "loop", index);
+	track_json(out, tid, "loop", index);
 	for (uint32_t i = 0; i < count; i++) {
 		char text[40];
 
@@ -187,47 +192,63 @@ static void work_json(FILE *f, const struct timeline *tl, const struct timeline_
 				(unsigned long long)records[i].address);
 		else
 			snprintf(text, sizeof(text), "timer");
-		span_json(f, tid, text, records[i].left_ns - tl->ns[MARK_EXEC],
+		span_json(out, tid, text, records[i].left_ns - tl->ns[MARK_EXEC],
 			records[i].handled_ns);
+	}
+}
+
+static void row_json(struct timeline_out *out, const struct timeline_row *row, uint64_t start_ns)
+{
+	timeline_put(out, "{\"name\":\"");
+	timeline_put(out, row_text(row));
+	timeline_put(out, "\",\"ph\":\"i\",\"s\":\"g\",\"pid\":1,\"tid\":1,\"ts\":");
+	timeline_put_milli(out, row->ns - start_ns, 0);
+	timeline_put(out, ",\"args\":{\"cpu_us\":");
+	timeline_put_milli(out, row->cpu_ns, 0);
+	timeline_put(out, "}}");
+}
+
+static void marks_json(struct timeline_out *out, const struct timeline *tl)
+{
+	const char *before = "\"";
+
+	for (int i = 0; i < MARK_COUNT; i++) {
+		if (!tl->ns[i])
+			continue;
+		timeline_put(out, before);
+		timeline_put(out, mark_name((enum mark)i));
+		timeline_put(out, "\":{\"ns\":");
+		timeline_put_num(out, tl->ns[i] - tl->ns[MARK_EXEC], 0);
+		timeline_put(out, ",\"cpu_ns\":");
+		timeline_put_num(out, tl->cpu_ns[i], 0);
+		timeline_put(out, "}");
+		before = ",\"";
 	}
 }
 
 int timeline_json(const struct timeline *tl, const struct timeline_detail *detail, int fd)
 {
 	struct timeline_row rows[TIMELINE_ROWS_MAX];
-	uint64_t start = tl->ns[MARK_EXEC];
-	char *out = NULL;
-	size_t len, count;
-	FILE *f;
+	size_t count = timeline_rows(tl, rows);
+	struct timeline_out out = {0};
 
-	f = open_memstream(&out, &len);
-	if (!f)
-		return -ENOMEM;
-	count = timeline_rows(tl, rows);
-	fprintf(f,
-		"{\"displayTimeUnit\":\"ms\",\"otherData\":{\"exec\":\"%s\"},\n\"traceEvents\":[\n",
-		tl->exec_measured ? "measured" : "derived");
-	for (size_t i = 0; i < count; i++)
-		fprintf(f,
-			"%s{\"name\":\"%s\",\"ph\":\"i\",\"s\":\"g\",\"pid\":1,\"tid\":1,"
-			"\"ts\":" US_FORMAT ",\"args\":{\"cpu_us\":" US_FORMAT "}}",
-			i ? ",\n" : "", rows[i].text ? rows[i].text : rows[i].room,
-			US_ARGS(rows[i].ns - start), US_ARGS(rows[i].cpu_ns));
+	timeline_put(&out, "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"exec\":\"");
+	timeline_put(&out, tl->exec_measured ? "measured" : "derived");
+	timeline_put(&out, "\"},\n\"traceEvents\":[\n");
+	for (size_t i = 0; i < count; i++) {
+		timeline_put(&out, i ? ",\n" : "");
+		row_json(&out, &rows[i], tl->ns[MARK_EXEC]);
+	}
 	for (unsigned i = 0; detail && i < detail->cpus; i++)
-		vcpu_json(f, tl, detail, i, i + 2);
+		vcpu_json(&out, tl, detail, i, i + 2);
 	for (unsigned i = 0; detail && i < detail->loops; i++)
-		work_json(f, tl, detail, i, detail->cpus + 2 + i);
-	fprintf(f, "\n],\n\"marks\":{");
-	count = 0;
-	for (int i = 0; i < MARK_COUNT; i++)
-		if (tl->ns[i])
-			fprintf(f, "%s\"%s\":{\"ns\":%llu,\"cpu_ns\":%llu}", count++ ? "," : "",
-				mark_name((enum mark)i), (unsigned long long)(tl->ns[i] - start),
-				(unsigned long long)tl->cpu_ns[i]);
-	fprintf(f, "}");
+		work_json(&out, tl, detail, i, detail->cpus + 2 + i);
+	timeline_put(&out, "\n],\n\"marks\":{");
+	marks_json(&out, tl);
+	timeline_put(&out, "}");
 	if (fill_rate(tl) > 0)
-		fprintf(f, ",\n\"populate\":{\"bytes\":%llu,\"bytes_per_second\":%.0f}",
+		timeline_putf(&out, ",\n\"populate\":{\"bytes\":%llu,\"bytes_per_second\":%.0f}",
 			(unsigned long long)tl->populated_bytes, fill_rate(tl));
-	fprintf(f, "}\n");
-	return timeline_flush(f, &out, &len, fd);
+	timeline_put(&out, "}\n");
+	return timeline_put_end(&out, fd);
 }

@@ -2,7 +2,9 @@
 #ifndef KV_TRACE_TIMELINE_INTERNAL_H
 #define KV_TRACE_TIMELINE_INTERNAL_H
 
-#include <stdio.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "trace/timeline.h"
 
@@ -23,9 +25,25 @@ struct timeline_row {
 size_t timeline_rows(const struct timeline *tl, struct timeline_row *rows);
 
 /*
- * Close @stream, which open_memstream(3) made, and give @fd the text in *@out, which is freed.
- * Returns 0; -ENOMEM; -errno of write(2).
+ * An export that grows in memory. Mostly put together without printf(3), whose code a run has not
+ * touched until then: that took longer than making and writing the file.
  */
-int timeline_flush(FILE *stream, char **out, size_t *len, int fd);
+struct timeline_out {
+	char *text;
+	size_t len, room;
+	bool failed; /* memory ran out: what follows is dropped */
+};
+
+/* Append @text; @value in decimal, right-aligned to @width; @thousandths as 12.345, likewise. */
+void timeline_put(struct timeline_out *out, const char *text);
+void timeline_put_num(struct timeline_out *out, uint64_t value, unsigned width);
+void timeline_put_milli(struct timeline_out *out, uint64_t thousandths, unsigned width);
+
+/* Append what printf(3) makes of it. */
+__attribute__((format(printf, 2, 3))) void timeline_putf(
+	struct timeline_out *out, const char *format, ...);
+
+/* Write all of it to @fd and free it. Returns 0; -ENOMEM; -errno of write(2). */
+int timeline_put_end(struct timeline_out *out, int fd);
 
 #endif

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The timeline as a chart: a bar for each step, on a common axis, as systemd-analyze plot has it.
  */
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "base/fd.h"
 #include "trace/timeline_internal.h"
 
 #define WIDTH	   1000
@@ -41,7 +36,7 @@ static double grid_ms(double all_ms)
 	}
 }
 
-static void grid_svg(FILE *f, double all_ms, double scale, size_t rows)
+static void grid_svg(struct timeline_out *out, double all_ms, double scale, size_t rows)
 {
 	double step = grid_ms(all_ms);
 	size_t bottom = TOP + rows * ROW;
@@ -50,7 +45,7 @@ static void grid_svg(FILE *f, double all_ms, double scale, size_t rows)
 	for (unsigned i = 0; i * step <= all_ms; i++) {
 		double x = LEFT + i * step * scale;
 
-		fprintf(f,
+		timeline_putf(out,
 			"<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%zu\"/>"
 			"<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%g</text>\n",
 			x, x, TOP - 6, bottom, x, TOP - 12, i * step);
@@ -58,15 +53,15 @@ static void grid_svg(FILE *f, double all_ms, double scale, size_t rows)
 }
 
 /* One step, from @before to @row: its bar, and its text where there is room for it. */
-static void row_svg(FILE *f, const struct timeline_row *row, uint64_t before_ns, uint64_t start_ns,
-	double scale, size_t index, bool guest)
+static void row_svg(struct timeline_out *out, const struct timeline_row *row, uint64_t before_ns,
+	uint64_t start_ns, double scale, size_t index, bool guest)
 {
 	double from = LEFT + (double)(before_ns - start_ns) / 1e6 * scale;
 	double to = LEFT + (double)(row->ns - start_ns) / 1e6 * scale;
 	bool inside = to > WIDTH - RIGHT - TEXT_WIDTH;
 	double y = (double)TOP + (double)index * ROW;
 
-	fprintf(f,
+	timeline_putf(out,
 		"<rect class=\"%c\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" rx=\"2\"/>"
 		"<text x=\"%.1f\" y=\"%.1f\"%s>%s  %.3f ms (+%.3f)</text>\n",
 		guest ? 'g' : 'm', from, y + 3, to - from > 1 ? to - from : 1, ROW - 6,
@@ -79,31 +74,29 @@ int timeline_svg(const struct timeline *tl, int fd)
 {
 	struct timeline_row rows[TIMELINE_ROWS_MAX];
 	uint64_t start = tl->ns[MARK_EXEC];
-	size_t len, count;
-	char *out = NULL;
+	size_t count = timeline_rows(tl, rows);
+	struct timeline_out out = {0};
 	double all_ms, scale;
-	FILE *f;
 
-	f = open_memstream(&out, &len);
-	if (!f)
-		return -ENOMEM;
-	count = timeline_rows(tl, rows);
 	all_ms = count ? (double)(rows[count - 1].ns - start) / 1e6 : 0;
 	if (all_ms < 0.001)
 		all_ms = 0.001;
 	scale = (WIDTH - LEFT - RIGHT) / all_ms;
-	fprintf(f,
+	timeline_putf(&out,
 		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %zu\" role=\"img\">\n"
-		"<title>kvick run: %.3f ms</title>\n%s"
+		"<title>kvick run: %.3f ms</title>\n",
+		WIDTH, TOP + count * ROW + 10, all_ms);
+	timeline_put(&out, style);
+	timeline_putf(&out,
 		"<text class=\"t\" x=\"%d\" y=\"22\">kvick run, ms since exec: "
 		"<tspan class=\"m\">the monitor</tspan> and <tspan class=\"g\">the guest</tspan>"
 		"</text>\n",
-		WIDTH, TOP + count * ROW + 10, all_ms, style, LEFT);
-	grid_svg(f, all_ms, scale, count);
+		LEFT);
+	grid_svg(&out, all_ms, scale, count);
 	for (size_t i = 1; i < count; i++)
-		row_svg(f, &rows[i], rows[i - 1].ns, start, scale, i - 1,
+		row_svg(&out, &rows[i], rows[i - 1].ns, start, scale, i - 1,
 			tl->ns[MARK_FIRST_ENTRY] && rows[i].ns > tl->ns[MARK_FIRST_ENTRY] &&
 				(!tl->ns[MARK_SHUTDOWN] || rows[i].ns <= tl->ns[MARK_SHUTDOWN]));
-	fprintf(f, "</svg>\n");
-	return timeline_flush(f, &out, &len, fd);
+	timeline_put(&out, "</svg>\n");
+	return timeline_put_end(&out, fd);
 }

@@ -447,6 +447,14 @@ def test_timeline_in_no_folder(kvick, flat):
     assert "/no/such/t.json" in done.stderr
 
 
+def test_timeline_that_is_a_folder(kvick, flat, tmp_path):
+    """What can be known before the run is said before it."""
+    (tmp_path / "t.json").mkdir()
+    done = run(kvick, "--timeline", tmp_path / "t.json", flat / "print.pvh.elf")
+    assert (done.returncode, done.stdout) == (START, "")
+    assert done.stderr == f"kvick run: --timeline: {tmp_path}/t.json: cannot be written: Is a directory\n"
+
+
 @pytest.mark.parametrize("name", ["t.json", "t.txt"])
 def test_timeline_on_a_full_disk(kvick, kvm_host, flat, tmp_path, name):
     os.symlink("/dev/full", tmp_path / name)

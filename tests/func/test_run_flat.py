@@ -270,6 +270,8 @@ def test_signals_end_the_run(start, flat, tmp_path, number, guest):
         vm.expect("echo ready")
     else:
         vm.expect("Guest-boot-time", "err")
+    # Making the file is no part of the start.
+    assert not path.exists()
     vm.signal(number)
     assert vm.wait(5) == 128 + number
     # It was taken down in order.
