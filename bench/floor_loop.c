@@ -16,6 +16,7 @@
 #endif
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -57,6 +58,7 @@ struct guest {
 	pthread_t thread;
 	sem_t booted;
 	uint64_t boot_ns;
+	int boot_cpu;
 	_Atomic int leave;
 };
 
@@ -78,6 +80,7 @@ static void *guest_main(void *arg)
 		}
 		if (floor_ended(&g->vm, 0)) {
 			g->boot_ns = now_ns();
+			g->boot_cpu = sched_getcpu();
 			sem_post(&g->booted);
 		}
 	}
@@ -119,6 +122,7 @@ static void vm_live(const struct loop *loop, struct floor_record *record)
 {
 	struct guest g = {.vm = {.images = &loop->images, .ram_bytes = loop->ram_bytes}};
 	uint64_t start, memory, created, ready, stop, stopped;
+	int cpu;
 
 	sem_init(&g.booted, 0, 0);
 	start = now_ns();
@@ -131,6 +135,7 @@ static void vm_live(const struct loop *loop, struct floor_record *record)
 	floor_vcpu(&g.vm, &loop->kvm);
 	floor_cpuid(&g.vm, &loop->kvm);
 	floor_registers(&g.vm);
+	cpu = sched_getcpu();
 	ready = now_ns();
 	guest_start(&g);
 	stop = now_ns();
@@ -144,6 +149,7 @@ static void vm_live(const struct loop *loop, struct floor_record *record)
 		.run_ns = g.boot_ns - ready,
 		.stop_ns = stopped - stop,
 		.close_ns = now_ns() - stopped,
+		.moved = g.boot_cpu != cpu,
 	};
 	sem_destroy(&g.booted);
 }

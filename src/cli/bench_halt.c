@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <spawn.h>
@@ -42,6 +43,14 @@ static const char *const step_names[STEP_COUNT] = {
 static const char *const part_names[PART_COUNT] = {
 	"memory, images", "KVM VM, slots", "devices", "tables, vCPU"};
 
+/*
+ * Where the kernel let the new thread run: on the CPU of the one that started it, or elsewhere,
+ * which takes longer when that CPU slept. It is the kernel's choice, and not the same for all.
+ */
+enum place { PLACE_SAME, PLACE_OTHER, PLACE_COUNT };
+
+static const char *const place_names[PLACE_COUNT] = {"same CPU", "another CPU"};
+
 enum side { SIDE_FLOOR, SIDE_KVICK, SIDE_COUNT };
 
 static const char *const side_names[SIDE_COUNT] = {"floor", "kvick"};
@@ -49,7 +58,8 @@ static const char *const side_names[SIDE_COUNT] = {"floor", "kvick"};
 /* What one side reached with one number of threads. */
 struct result {
 	struct bench_samples steps_us[STEP_COUNT];
-	struct bench_samples cpu_us; /* of a VM, by batch */
+	struct bench_samples run_us[PLACE_COUNT]; /* of STEP_RUN, by where it ran */
+	struct bench_samples cpu_us;		  /* of a VM, by batch */
 	struct bench_samples parts_us[PART_COUNT];
 };
 
@@ -81,10 +91,12 @@ struct maker {
 	struct loop *loop;
 	sem_t booted;
 	uint64_t boot_ns;
+	int boot_cpu;
 	int failed;
 	struct kv_err err;
 	double steps_us[BATCH][STEP_COUNT];
 	double parts_us[BATCH][PART_COUNT];
+	enum place places[BATCH];
 };
 
 static int count_set(
@@ -151,6 +163,7 @@ static void vm_booted(void *ctx)
 	struct maker *maker = ctx;
 
 	maker->boot_ns = clock_ns();
+	maker->boot_cpu = sched_getcpu();
 	sem_post(&maker->booted);
 }
 
@@ -189,7 +202,7 @@ static int vm_live(struct maker *maker, unsigned i)
 	double *steps = maker->steps_us[i], *parts = maker->parts_us[i];
 	uint64_t start, created, stop, end;
 	struct machine *m = NULL;
-	int r;
+	int cpu, r;
 
 	if (maker->timed) {
 		timeline_init(&tl, 0);
@@ -197,6 +210,7 @@ static int vm_live(struct maker *maker, unsigned i)
 	}
 	start = clock_ns();
 	r = machine_create(&m, &params, &maker->err);
+	cpu = sched_getcpu();
 	created = clock_ns();
 	if (!r)
 		r = machine_start(m, &maker->err);
@@ -208,6 +222,7 @@ static int vm_live(struct maker *maker, unsigned i)
 	end = clock_ns();
 	if (r < 0)
 		return r;
+	maker->places[i] = maker->boot_cpu == cpu ? PLACE_SAME : PLACE_OTHER;
 	steps[STEP_CREATE] = us(start, created);
 	steps[STEP_RUN] = us(created, maker->boot_ns);
 	steps[STEP_DESTROY] = us(stop, end);
@@ -253,6 +268,9 @@ static int maker_keep(const struct maker *maker, struct result *result)
 	for (unsigned i = 0; i < BATCH; i++) {
 		for (int s = 0; !r && s < STEP_COUNT && !maker->timed; s++)
 			r = bench_add(&result->steps_us[s], maker->steps_us[i][s]);
+		if (!r && !maker->timed)
+			r = bench_add(
+				&result->run_us[maker->places[i]], maker->steps_us[i][STEP_RUN]);
 		for (int p = 0; !r && p < PART_COUNT && maker->timed; p++)
 			r = bench_add(&result->parts_us[p], maker->parts_us[i][p]);
 	}
@@ -369,6 +387,9 @@ static int record_keep(const struct floor_record *record, struct result *result)
 
 	for (int s = 0; !r && s < STEP_COUNT; s++)
 		r = bench_add(&result->steps_us[s], (double)ns[s] / 1e3);
+	if (!r)
+		r = bench_add(&result->run_us[record->moved ? PLACE_OTHER : PLACE_SAME],
+			(double)record->run_ns / 1e3);
 	for (int p = 0; !r && p < PART_COUNT; p++)
 		r = bench_add(&result->parts_us[p], (double)parts[p] / 1e3);
 	return r;
@@ -471,6 +492,8 @@ static void bench_clear(struct halt_bench *bench)
 
 			for (int s = 0; s < STEP_COUNT; s++)
 				bench_free(&result->steps_us[s]);
+			for (int p = 0; p < PLACE_COUNT; p++)
+				bench_free(&result->run_us[p]);
 			for (int p = 0; p < PART_COUNT; p++)
 				bench_free(&result->parts_us[p]);
 			bench_free(&result->cpu_us);
@@ -496,6 +519,24 @@ static void row_print(const char *name, struct bench_samples *kvick, struct benc
 	printf("\n");
 }
 
+/* The step that begins with a new thread, by where the kernel put that. */
+static void places_print(struct result *kvick, struct result *floor)
+{
+	unsigned here = floor->run_us[PLACE_SAME].count;
+	unsigned all = here + floor->run_us[PLACE_OTHER].count;
+
+	for (int p = 0; p < PLACE_COUNT; p++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "  on %s", place_names[p]);
+		if (floor->run_us[p].count && kvick->run_us[p].count)
+			row_print(name, &kvick->run_us[p], &floor->run_us[p]);
+	}
+	printf("    (on the CPU that started it: %.0f %% of the floor's threads, %.0f %% of "
+	       "kvick's)\n",
+		100.0 * here / all, 100.0 * kvick->run_us[PLACE_SAME].count / all);
+}
+
 static void round_print(
 	const struct halt_bench *bench, unsigned threads, struct result results[SIDE_COUNT])
 {
@@ -506,8 +547,11 @@ static void round_print(
 		WARM_UP * BATCH * threads, BATCH);
 	printf("  %-18s %26s  %26s  %13s\n", "us", "floor: min   median      p99",
 		"kvick: min   median      p99", "x floor: min, median");
-	for (int s = 0; s < STEP_COUNT; s++)
+	for (int s = 0; s < STEP_COUNT; s++) {
 		row_print(step_names[s], &kvick->steps_us[s], &floor->steps_us[s]);
+		if (s == STEP_RUN)
+			places_print(kvick, floor);
+	}
 	row_print("CPU time", &kvick->cpu_us, &floor->cpu_us);
 	printf("  in create (kvick: of other VMs, with a timeline):\n");
 	for (int p = 0; p < PART_COUNT; p++)
@@ -517,13 +561,15 @@ static void round_print(
 
 static json_t *result_json(struct result *result)
 {
-	json_t *steps = json_object(), *parts = json_object();
+	json_t *steps = json_object(), *parts = json_object(), *places = json_object();
 
 	for (int s = 0; s < STEP_COUNT; s++)
 		json_object_set_new(steps, step_names[s], bench_json(&result->steps_us[s]));
 	for (int p = 0; p < PART_COUNT; p++)
 		json_object_set_new(parts, part_names[p], bench_json(&result->parts_us[p]));
-	return json_pack("{s:o, s:o, s:o}", "steps_us", steps, "cpu_us",
+	for (int p = 0; p < PLACE_COUNT; p++)
+		json_object_set_new(places, place_names[p], bench_json(&result->run_us[p]));
+	return json_pack("{s:o, s:o, s:o, s:o}", "steps_us", steps, "run_us", places, "cpu_us",
 		bench_json(&result->cpu_us), "create_parts_us", parts);
 }
 

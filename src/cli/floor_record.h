@@ -12,6 +12,7 @@ struct floor_record {
 	uint64_t run_ns;    /* thread started, until the guest's boot byte arrived */
 	uint64_t stop_ns;   /* guest left, thread joined */
 	uint64_t close_ns;  /* descriptors closed, RAM unmapped */
+	uint64_t moved;	    /* 1: the thread ran on another CPU than the one that started it */
 };
 
 #endif

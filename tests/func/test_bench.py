@@ -58,6 +58,9 @@ def test_halt(kvick):
             for name in "create", "run to boot byte", "destroy", "total":
                 assert figure(steps[name], 50 * r["threads"])["min"] > 0
             assert steps["total"]["min"] >= steps["create"]["min"]
+            # The same samples, by where the kernel put the thread.
+            places = [r[side]["run_us"][place]["values"] for place in ("same CPU", "another CPU")]
+            assert sorted(sum(places, [])) == steps["run to boot byte"]["values"]
         # Far from what is aimed at, so that a busy machine does not fail it.
         ratio = r["kvick"]["cpu_us"]["min"] / r["floor"]["cpu_us"]["min"]
         assert ratio < 2
@@ -69,6 +72,7 @@ def test_halt_table(kvick):
     assert result.returncode == OK, result.stderr
     assert "1 thread: 25 VMs of each side, 50 dropped before" in result.stdout
     assert "threads at once" not in result.stdout
+    assert "(on the CPU that started it: " in result.stdout
     assert "others used" in result.stdout
 
 
