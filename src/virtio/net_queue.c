@@ -256,13 +256,14 @@ void net_send(struct net_pair *pair)
 	struct vq *vq = vdev_queue(net->vd, index);
 	struct vq_chain chain;
 	bool waits = false;
+	unsigned sent = 0;
 	int r = 0;
 
 	pair->send_blocked = false;
 	if (!vdev_serving(net->vd, index) || limit_holds(&net->tx, index))
 		return;
 	vq_kicks(vq, false);
-	for (unsigned i = 0; i < NET_QUEUE_SIZE && (r = vq_pop(vq, &chain)) > 0; i++) {
+	for (; sent < NET_QUEUE_SIZE && (r = vq_pop(vq, &chain)) > 0; sent++) {
 		if (chain.out_bytes < sizeof(struct vnet_header)) {
 			r = -EPROTO;
 			break;
@@ -276,7 +277,8 @@ void net_send(struct net_pair *pair)
 	}
 	if (r < 0)
 		vdev_broken(net->vd, index);
-	else if (!waits && (r > 0 || vq_kicks(vq, true)))
+	/* Where there were some, more may come soon: a look is cheaper than a kick. */
+	else if (!waits && (sent || vq_kicks(vq, true)))
 		vdev_kick(net->vd, index);
 	vdev_notify(net->vd, index);
 }
