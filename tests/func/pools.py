@@ -154,6 +154,16 @@ class Pool:
             int(fields["RssAnon"].split()[0]),
         )
 
+    def settled(self, before):
+        """The usage once nothing is leased, with no more descriptors and threads than BEFORE.
+        The end of the last connection may be on its way to the server, as it may have been BEFORE."""
+        self.quiet()
+        end = time.monotonic() + 10
+        while (after := self.usage())[0] > before[0] or after[1] > before[1]:
+            assert time.monotonic() < end, (before, after)
+            time.sleep(0.05)
+        return after
+
     def kill(self, number):
         os.kill(self.pid, number)
 

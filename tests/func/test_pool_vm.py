@@ -174,11 +174,7 @@ def test_steady_vms(kvick, flat, serve, mode, request):
             before = pool.usage()
     info = pool.quiet()
     assert info["granted"] >= rounds
-    deadline = time.monotonic() + 10
-    # The last connection's end may still be on its way to the server.
-    while (after := pool.usage())[:2] != before[:2] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert after[:2] == before[:2]
+    after = pool.settled(before)
     # Stacks and the allocator's own, but not a page for each lease.
     assert after[2] - before[2] < 128
 
