@@ -17,7 +17,7 @@
 
 #include "base/fd.h"
 
-#define BACKLOG	   1024 /* clients that do not wait are refused when so many others do */
+#define BACKLOG	   512 /* clients that do not wait are refused when so many others do */
 #define SUFFIX	   ".sock"
 #define LOCK_TRIES 100 /* of 10 ms: who holds the folder's lock does so for microseconds */
 

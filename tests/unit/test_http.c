@@ -489,7 +489,7 @@ static void test_connect_late(void **state)
 	struct api_sock sock = {0}, other = {0};
 	struct kv_err err = {0};
 	char folder[] = "/tmp/kvick-late-XXXXXX", path[64];
-	int listening, fds[256], r = 0;
+	int listening, fds[768], r = 0;
 	unsigned n = 0;
 
 	assert_non_null(mkdtemp(folder));
