@@ -34,6 +34,8 @@ int out_file_check(const char *path, bool in_place, struct kv_err *err)
 	struct stat st;
 	bool there = !stat(path, &st);
 
+	if (!there && errno != ENOENT)
+		return failed(path, -errno, err);
 	if (there && S_ISDIR(st.st_mode))
 		return failed(path, -EISDIR, err);
 	if (there && (in_place || !S_ISREG(st.st_mode)))

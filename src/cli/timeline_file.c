@@ -29,9 +29,7 @@ int timeline_file_check(struct timeline_file *file, const char *path, struct kv_
 	else if (!ends_with(path, ".txt"))
 		return err_set(err, -EINVAL,
 			"\"%s\" has no known format; give a name ending in .json, .svg or .txt, or "
-			"- for "
-			"a "
-			"table on stderr",
+			"- for a table on stderr",
 			path);
 	return out_file_check(path, true, err);
 }
@@ -74,6 +72,19 @@ static int file_cut(int fd)
 	return at < 0 || (at < st.st_size && ftruncate(fd, at) < 0) ? -errno : 0;
 }
 
+/*
+ * What is there already, or is a link to nothing. A FIFO without a reader is refused: the signals
+ * that would end the wait are blocked by now.
+ */
+static int there_open(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC | O_CREAT | O_NONBLOCK | O_NOCTTY, 0644);
+
+	if (fd >= 0)
+		fcntl(fd, F_SETFL, O_WRONLY);
+	return fd;
+}
+
 int timeline_file_write(const struct timeline_file *file, const struct timeline *tl,
 	const struct timeline_detail *detail, struct kv_err *err)
 {
@@ -88,13 +99,14 @@ int timeline_file_write(const struct timeline_file *file, const struct timeline 
 	fd = open(file->path, O_WRONLY | O_CLOEXEC | O_CREAT | O_EXCL, 0644);
 	created = fd >= 0;
 	if (fd < 0 && errno == EEXIST)
-		fd = open(file->path, O_WRONLY | O_CLOEXEC);
+		fd = there_open(file->path);
 	r = fd < 0 ? -errno : format_write(file->format, tl, detail, fd);
 	if (!r)
 		r = file_cut(fd);
 	if (!r)
 		return 0;
-	err_set(err, r, "%s: cannot be written: %s", file->path, err_text(r));
+	err_set(err, r, "%s: cannot be written: %s", file->path,
+		r == -ENXIO ? "nobody reads from it" : err_text(r));
 	if (created)
 		unlink(file->path);
 	else if (fd >= 0 && ftruncate(fd, 0) < 0)

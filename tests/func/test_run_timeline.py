@@ -2,6 +2,7 @@
 """kvick run --timeline: what its files hold, and what is left when they cannot be written."""
 
 import json
+import os
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -107,3 +108,31 @@ def test_linux(linux):
     order = ["ready", "first_entry", "start_kernel", "run_init", "user_space", "boot_complete"]
     times = [marks[name]["ns"] for name in order + ["shutdown", "torn_down"]]
     assert times == sorted(times)
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_fifo(kvick, flat, tmp_path):
+    """One that nobody reads does not keep kvick from ending."""
+    path = tmp_path / "run.txt"
+    os.mkfifo(path)
+    result = run(kvick, "--timeline", path, flat / "print.pvh.elf")
+    assert result.returncode == START
+    assert result.stderr.endswith(f"{path}: cannot be written: nobody reads from it\n")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert run(kvick, "--timeline", path, flat / "print.pvh.elf").returncode == OK
+    assert b"VMM ready" in os.read(reader, 1 << 16)
+    os.close(reader)
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_links(kvick, flat, tmp_path):
+    """One to nothing makes a file where it leads; one to itself is refused before the run."""
+    (tmp_path / "to.txt").symlink_to(tmp_path / "made.txt")
+    assert run(kvick, "--timeline", tmp_path / "to.txt", flat / "print.pvh.elf").returncode == OK
+    assert "VMM ready" in (tmp_path / "made.txt").read_text()
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    for name in "loop.txt", "n" * 300 + ".txt":
+        result = run(kvick, "--timeline", tmp_path / name, "no-such-kernel")
+        assert result.returncode == START
+        assert "cannot be written" in result.stderr
+        assert "no-such-kernel" not in result.stderr
