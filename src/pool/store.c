@@ -137,11 +137,32 @@ static uint64_t cpu_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+/* Wake the loop if chunks are done of which it does not know. Called with the lock. */
+static void done_send(struct store *store)
+{
+	uint64_t one = 1;
+
+	if (store->told || !store->done_first)
+		return;
+	store->told = true;
+	while (write(store->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+/* What is done does not wait for a job that takes longer than it looked. */
+static void job_long(struct store *store)
+{
+	pthread_mutex_lock(&store->lock);
+	done_send(store);
+	pthread_mutex_unlock(&store->lock);
+}
+
 static int job_renew(struct store *store, struct chunk *chunk)
 {
 	uint64_t start = cpu_ns();
 	int r;
 
+	job_long(store);
 	chunk_drop(&chunk->mem, store->form, chunk->lent);
 	r = job_fill(store, chunk);
 	if (!r) {
@@ -195,6 +216,7 @@ static int job_clean(struct store *store, struct chunk *chunk)
 		struct timespec pause = {.tv_nsec = HELD_TRY_NS};
 
 		if (clock_ns() - chunk->ended_ns < HELD_NS) {
+			job_long(store);
 			nanosleep(&pause, NULL);
 			return -EAGAIN;
 		}
@@ -246,11 +268,11 @@ static struct chunk *queue_get(struct chunk **first, struct chunk ***end)
 }
 
 /* Whether cleaning @chunk is a matter of microseconds, when nobody holds it any more. */
-static bool job_short(const struct chunk *chunk)
+static bool job_short(const struct store *store, const struct chunk *chunk)
 {
 	uint64_t pages = 0;
 
-	if (chunk->job != JOB_CLEAN || !chunk->spans_known)
+	if (chunk->job != JOB_CLEAN || !chunk->spans_known || store->verify == POOL_VERIFY_ALL)
 		return false;
 	for (uint32_t i = 0; i < chunk->span_count && pages <= SHORT_PAGES; i++)
 		pages += chunk->spans[i].pages;
@@ -260,15 +282,9 @@ static bool job_short(const struct chunk *chunk)
 /* Called with the lock, after each job: wake the loop now, or let some more get ready. */
 static void done_tell(struct store *store)
 {
-	uint64_t one = 1;
-
-	if (store->told || !store->done_first)
+	if (store->first && job_short(store, store->first) && clock_ns() - store->done_ns < TELL_NS)
 		return;
-	if (store->first && job_short(store->first) && clock_ns() - store->done_ns < TELL_NS)
-		return;
-	store->told = true;
-	while (write(store->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
+	done_send(store);
 }
 
 static void *store_thread(void *ctx)
