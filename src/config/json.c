@@ -460,7 +460,7 @@ static int disk_member(struct reader *rd, bool own, void *device, const char *na
 	struct vm_disk *disk = device;
 	const char *text;
 	char buf[24];
-	int r = 0;
+	int r;
 
 	if (!strcmp(name, "rate_limiter"))
 		return limit_read(rd, &disk->limit, value);
@@ -471,8 +471,7 @@ static int disk_member(struct reader *rd, bool own, void *device, const char *na
 	text = scalar_text(value, buf);
 	if (!text)
 		return type_fail(rd, value, "a string, a boolean or an integer");
-	if (json_is_string(value))
-		r = word_read(rd, key, &text);
+	r = word_read(rd, key, &text);
 	if (r < 0 || !key->key)
 		return r;
 	return told(rd, config_disk_key(disk, key->key, text, rd->err));

@@ -418,6 +418,8 @@ static const struct {
 		"kvick; give false"},
 	{"{\n\n\"drives\": [{\"drive_id\": \"root\"}]}", -EINVAL,
 		"c.json:3: drives[0]: the field path_on_host is missing"},
+	{"{\"drives\": [{\"path_on_host\": \"d\", \"io_engine\": true}]}", -EINVAL,
+		"c.json:1: drives[0].io_engine: \"on\" is not allowed; give \"Sync\" or \"Async\""},
 	{"{\"drives\": [{\"path_on_host\": \"d\", \"cache_type\": \"Lazy\"}]}", -EINVAL,
 		"c.json:1: drives[0].cache_type: \"Lazy\" is not allowed; give \"Unsafe\" or "
 		"\"Writeback\""},
