@@ -152,17 +152,27 @@ static void element_name(json_t *element, size_t index, char *buf, size_t bytes)
 		snprintf(buf, bytes, "%zu", index);
 }
 
-/* The element of @array that is called @name, or NULL. */
-static json_t *element_find(json_t *array, const char *name)
+/*
+ * The element of @array that is called @name, as many elements of that name behind the first as are
+ * ahead of @index in @like; NULL: there are fewer. *@nth gets how many.
+ */
+static json_t *element_find(
+	json_t *array, const char *name, json_t *like, size_t index, unsigned *nth)
 {
 	json_t *element;
 	char other[160];
+	unsigned ahead = 0;
 	size_t i;
 
+	*nth = 0;
+	for (i = 0; i < index; i++) {
+		element_name(json_array_get(like, i), i, other, sizeof(other));
+		*nth += !strcmp(name, other);
+	}
 	json_array_foreach(array, i, element)
 	{
 		element_name(element, i, other, sizeof(other));
-		if (!strcmp(name, other))
+		if (!strcmp(name, other) && ahead++ == *nth)
 			return element;
 	}
 	return NULL;
@@ -197,10 +207,14 @@ static void walk(struct compare *compare, const char *path, json_t *a, json_t *b
 	json_array_foreach(a, i, value)
 	{
 		json_t *other;
+		unsigned nth;
+		int at;
 
 		element_name(value, i, name, sizeof(name));
-		other = element_find(b, name);
-		snprintf(below, sizeof(below), "%s%s%s", path, *path ? " > " : "", name);
+		other = element_find(b, name, a, i, &nth);
+		at = snprintf(below, sizeof(below), "%s%s%s", path, *path ? " > " : "", name);
+		if (nth && (size_t)at < sizeof(below))
+			snprintf(below + at, sizeof(below) - (size_t)at, " (%u)", nth + 1);
 		if (other)
 			walk(compare, below, value, other, depth + 1);
 	}

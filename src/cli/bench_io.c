@@ -477,8 +477,24 @@ static const char *subject_name(const struct io_bench *bench, unsigned index)
 	return index ? bench_words_name(bench->subjects[index].argv) : "kvick run";
 }
 
+/* As subject_name(), with the place among those of the same name behind it from the second on. */
+static void subject_label(const struct io_bench *bench, unsigned index, char buf[64])
+{
+	const char *name = subject_name(bench, index);
+	unsigned nth = 1;
+
+	for (unsigned i = 0; i < index; i++)
+		nth += !strcmp(subject_name(bench, i), name);
+	if (nth > 1)
+		snprintf(buf, 64, "%.21s (%u)", name, nth);
+	else
+		snprintf(buf, 64, "%.26s", name);
+}
+
 static void bench_print(struct io_bench *bench)
 {
+	char label[64];
+
 	printf("%s: %u runs with each monitor, 1 dropped before, in turns; medians of %" PRIu64
 	       " requests each\n",
 		bench->kernel, bench->runs, bench->requests);
@@ -488,8 +504,8 @@ static void bench_print(struct io_bench *bench)
 		for (unsigned s = 0; s < bench->subject_count; s++) {
 			struct figures *f = &bench->subjects[s].figures[i];
 
-			printf("    %-26.26s %10.1f ", subject_name(bench, s),
-				bench_rank(&f->mib_s, 0.5));
+			subject_label(bench, s, label);
+			printf("    %-26s %10.1f ", label, bench_rank(&f->mib_s, 0.5));
 			if (f->exits.count)
 				printf("%15.2f", bench_rank(&f->exits, 0.5));
 			else
@@ -563,6 +579,11 @@ int bench_io(int argc, char **argv)
 	status = cli_parse(&usage, argc, argv, &bench);
 	if (status == CLI_GO_ON && !bench.initrd)
 		status = cli_usage_error("bench io", "--initrd is missing; the work is its init's");
+	if (status == CLI_GO_ON && !bench.tap && bench.tap_keys)
+		status = cli_usage_error("bench io", "--tap-keys is without --tap");
+	for (unsigned i = 0; i < ARRAY_LEN(bench.vs) && status == CLI_GO_ON; i++)
+		if (!bench.tap && bench.vs[i] && strstr(bench.vs[i], "{tap}"))
+			status = cli_usage_error("bench io", "{tap} in --vs is without --tap");
 	if (status == CLI_GO_ON) {
 		r = subjects_make(&bench, &err);
 		if (!r)

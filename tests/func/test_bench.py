@@ -299,6 +299,10 @@ def test_io_that_cannot_be_done(kvick, flat, tmp_path):
     result = bench(kvick, "io", kernel, env=env)
     assert result.returncode == USAGE
     assert "--initrd is missing" in result.stderr
+    for words in ["--tap-keys", "vhost=off"], ["--vs", "monitor {tap}"]:
+        result = bench(kvick, "io", "--initrd", tmp_path / "initrd", *words, kernel, env=env)
+        assert result.returncode == USAGE
+        assert "without --tap" in result.stderr
 
 
 def test_io_in_testbed(linux):
@@ -496,6 +500,20 @@ def test_compare_rates(kvick, tmp_path):
             0.67 if verdict == "better" else 1.5
         ] * 3
         assert len({row["figure"] for row in found}) == 3
+
+
+def test_compare_names_twice(kvick, tmp_path):
+    """Two monitors of the same name are compared each with itself."""
+    def subject(rate):
+        values = [rate + i / 100 for i in range(9)]
+        return {"name": "qemu", "mib_per_s": {"median": rate, "values": values}}
+
+    path = tmp_path / "a"
+    path.write_text(json.dumps({"kind": "io", "result": {"subjects": [subject(1), subject(5)]}}))
+    rows = json.loads(bench(kvick, "compare", "--json", path, path).stdout)
+    assert [row["verdict"] for row in rows] == ["within noise"] * 2
+    assert [row["a"] for row in rows] == [row["b"] for row in rows] == [1, 5]
+    assert len({row["figure"] for row in rows}) == 2
 
 
 def test_compare_reports(kvick, report):
