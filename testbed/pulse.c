@@ -42,11 +42,15 @@ int main(void)
 
 	cpus = cpus < CPUS_MAX ? cpus : CPUS_MAX;
 	for (long i = 0; i < cpus; i++)
-		fds[i] = eventfd(0, 0);
+		if ((fds[i] = eventfd(0, 0)) < 0)
+			return perror("testbed pulse: eventfd"), 1;
 	for (long i = 0; i < cpus; i++) {
+		pid_t pid = fork();
 		cpu_set_t set;
 
-		if (fork())
+		if (pid < 0)
+			return perror("testbed pulse: fork"), 1;
+		if (pid)
 			continue;
 		CPU_ZERO(&set);
 		CPU_SET((size_t)i, &set);

@@ -289,6 +289,12 @@ def test_devices_and_huge_pages():
         Testbed(devices=["toaster"]).start()
 
 
+def test_cpus_wake_each_other(tb):
+    """Without, an interrupt that the emulator loses stops a CPU (README.md, Pitfalls)."""
+    pids = tb.run(["pidof", "testbed-pulse"]).stdout.split()
+    assert len(pids) == int(tb.run(["grep", "-c", "^processor", "/proc/cpuinfo"]).stdout)
+
+
 def test_an_emulator_that_ends_between_two_commands():
     ours, theirs = socket.socketpair()
     theirs.sendall(b'{"QMP": {}}\n{"return": {}}\n')
