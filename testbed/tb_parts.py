@@ -421,7 +421,7 @@ def make_base(out, modules, busybox):
     for applet in applets:
         if applet != "busybox":
             add(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
-    for name in ("agent", "pulse"):
+    for name in ("agent", "steady"):
         program = out / name
         source = str(HERE / f"{name}.c")
         call(["gcc", *CFLAGS, "-o", str(program), source], f"compile testbed/{name}.c")
@@ -438,9 +438,9 @@ def make_base(out, modules, busybox):
 
 
 def base(kernel_dir):
-    """The emulated host's initramfs: busybox, modules, init, the agent and the pulse."""
+    """The emulated host's initramfs: busybox, modules, init, agent and what keeps it steady."""
     busybox = static_busybox()
-    names = ("agent.c", "agent.h", "pulse.c", "init", "vfio-bind", "tb_parts.py")
+    names = ("agent.c", "agent.h", "steady.c", "init", "vfio-bind", "tb_parts.py")
     sources = [HERE / name for name in names]
     key = digest(str(kernel_dir), (kernel_dir / "version"), busybox, *sources)
     found = part(f"base-{key}", lambda out: make_base(out, kernel_dir / "modules", busybox))

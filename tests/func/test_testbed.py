@@ -291,7 +291,7 @@ def test_devices_and_huge_pages():
 
 def test_cpus_wake_each_other(tb):
     """Without, an interrupt that the emulator loses stops a CPU (README.md, Pitfalls)."""
-    pids = tb.run(["pidof", "testbed-pulse"]).stdout.split()
+    pids = tb.run(["pidof", "testbed-steady"]).stdout.split()
     assert len(pids) == int(tb.run(["grep", "-c", "^processor", "/proc/cpuinfo"]).stdout)
 
 
