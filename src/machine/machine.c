@@ -60,6 +60,14 @@ int machine_start(struct machine *m, struct kv_err *err)
 	return machine_fill_start(m, err);
 }
 
+/* Devices' threads and vCPUs go on. */
+static void all_let(struct machine *m)
+{
+	machine_threads_let(m);
+	for (unsigned i = 0; i < m->cpu_count; i++)
+		vcpu_resume(m->vcpus[i]);
+}
+
 /*
  * The loop thread waits for the vCPUs: they are in devices for short times only, and wait for
  * nothing that this thread would have to do. If one does not come, nothing has happened.
@@ -88,11 +96,11 @@ int machine_pause(struct machine *m, struct kv_err *err)
 		r = err_set(err, -EBUSY,
 			"a device's thread is not done with its work after %llu s; the VM runs on",
 			PAUSE_NS / 1000000000);
-	m->paused = true;
 	if (r < 0) {
-		machine_resume(m);
+		all_let(m);
 		return -EBUSY;
 	}
+	m->paused = true;
 	loop_hold(m->devices, true);
 	for (unsigned i = 0; i < m->virtio_count; i++)
 		vdev_pause(m->virtio[i].vd, true);
@@ -107,9 +115,7 @@ void machine_resume(struct machine *m)
 	for (unsigned i = 0; i < m->virtio_count; i++)
 		vdev_pause(m->virtio[i].vd, false);
 	loop_hold(m->devices, false);
-	machine_threads_let(m);
-	for (unsigned i = 0; i < m->cpu_count; i++)
-		vcpu_resume(m->vcpus[i]);
+	all_let(m);
 }
 
 bool machine_paused(const struct machine *m)

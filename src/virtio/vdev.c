@@ -167,8 +167,11 @@ int vdev_queue_watch(struct vdev *vd, unsigned index, bool on)
 
 void vdev_pause(struct vdev *vd, bool on)
 {
+	/* Whoever else has the lock may have it for long: the others need no pause. */
+	if (!vd->p.ops->pause)
+		return;
 	vdev_lock(vd);
-	if (vd->active && vd->p.ops->pause)
+	if (vd->active)
 		vd->p.ops->pause(vd->p.dev, on);
 	vdev_unlock(vd);
 }
