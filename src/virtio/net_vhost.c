@@ -2,6 +2,7 @@
 /* A tap's packets moved by the kernel: vhost-net takes the queues with packets over. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <linux/vhost.h>
@@ -26,6 +27,10 @@
 /* Of one that the kernel has for two queues. */
 #define RINGS 2
 
+/* A table that the kernel had no room for. */
+#define TRY_NS	  100000000
+#define TRIES_MAX 50
+
 #define NEEDED (VDEV_F_VERSION_1 | VNET_F_MRG_RXBUF)
 
 struct ring {
@@ -45,6 +50,8 @@ struct vnet_vhost {
 	int fds[VNET_PAIRS_MAX];   /* [c] one for each pair */
 	int link_fd;		   /* [c] tells of interfaces that go; -1: nobody does */
 	struct loop_source *links; /* [l] */
+	struct loop_source *again; /* [c] once attached; timer: the table is to be tried again */
+	unsigned tries;		   /* [l] in a row that failed */
 	/* Taken inside the lock of any device, since memory devices come here too. Guards all
 	 * below. */
 	pthread_mutex_t lock;
@@ -154,6 +161,14 @@ static int pair_start(struct vnet_vhost *vhost, unsigned pair)
 	return r;
 }
 
+/* The kernel had no room for the table: its queues stop, until it is asked again. With the lock. */
+static void table_lost(struct vnet_vhost *vhost)
+{
+	rings_stop(vhost, 0);
+	if (vhost->again)
+		loop_set_timer(vhost->again, TRY_NS);
+}
+
 int net_vhost_run(struct vnet_vhost *vhost)
 {
 	struct vnet *net = vhost->net;
@@ -162,12 +177,14 @@ int net_vhost_run(struct vnet_vhost *vhost)
 	if (net->gone)
 		return 0;
 	pthread_mutex_lock(&vhost->lock);
-	if (vhost->stale)
-		r = table_set(vhost);
-	for (unsigned i = 0; !r && i < net->pairs_on; i++)
-		r = pair_start(vhost, i);
-	if (r < 0)
-		rings_stop(vhost, 0);
+	if (vhost->stale && table_set(vhost) < 0) {
+		table_lost(vhost);
+	} else {
+		for (unsigned i = 0; !r && i < net->pairs_on; i++)
+			r = pair_start(vhost, i);
+		if (r < 0)
+			rings_stop(vhost, 0);
+	}
 	pthread_mutex_unlock(&vhost->lock);
 	return r;
 }
@@ -181,7 +198,12 @@ int net_vhost_activate(struct vnet_vhost *vhost)
 
 	for (unsigned i = 0; !r && i < ring_count(vhost); i++)
 		r = vdev_queue_watch(vd, i, i >= count);
-	return r < 0 ? r : net_vhost_run(vhost);
+	if (!r)
+		r = net_vhost_run(vhost);
+	/* No reset follows for a device that did not become active. */
+	for (unsigned i = 0; r < 0 && i < ring_count(vhost); i++)
+		net_vhost_stop(vhost, i);
+	return r;
 }
 
 void net_vhost_pause(struct vnet_vhost *vhost, unsigned first)
@@ -214,7 +236,20 @@ static void ring_called(void *ctx, uint32_t events)
 	vdev_unlock(vd);
 }
 
-/* The kernel has found something against the rules, and does nothing more. */
+/* Whether the tap is not there any more; the guest is told. Called with the device's lock. */
+static bool tap_went(struct vnet *net)
+{
+	struct ifreq ifr;
+
+	if (!net->gone && ioctl(net->host->fds[0], TUNGETIFF, &ifr) < 0)
+		net_host_lost(net, -errno);
+	return net->gone;
+}
+
+/*
+ * The kernel has found something against the rules, and does nothing more; or it cannot send, for
+ * the tap went.
+ */
 static void ring_failed(void *ctx, uint32_t events)
 {
 	struct ring *ring = ctx;
@@ -224,29 +259,62 @@ static void ring_failed(void *ctx, uint32_t events)
 	if (read(ring->error_fd, &count, sizeof(count)) != sizeof(count))
 		return;
 	vdev_lock(vd);
-	if (vdev_serving(vd, ring->index))
+	if (vdev_serving(vd, ring->index) && !tap_went(ring->vhost->net))
 		vdev_broken(vd, ring->index);
 	vdev_unlock(vd);
 }
 
 /*
  * Something happened to an interface, and the kernel does not say that vhost's tap is the one that
- * went: packets are neither received nor refused then.
+ * went: to a guest that only waits for packets none come any more.
  */
 static void links_changed(void *ctx, uint32_t events)
 {
 	struct vnet_vhost *vhost = ctx;
 	struct vnet *net = vhost->net;
-	struct ifreq ifr;
 	char message[8192];
 
 	/* Messages that were too many are as good as one. */
 	while (recv(vhost->link_fd, message, sizeof(message), MSG_DONTWAIT) > 0 || errno == ENOBUFS)
 		;
 	vdev_lock(net->vd);
-	if (!net->gone && ioctl(net->host->fds[0], TUNGETIFF, &ifr) < 0)
-		net_host_lost(net, -errno);
+	tap_went(net);
 	vdev_unlock(net->vd);
+}
+
+/* A shortage may pass, so the kernel is asked again and again, but not for ever. */
+static void table_due(void *ctx, uint32_t events)
+{
+	struct vnet_vhost *vhost = ctx;
+	struct vnet *net = vhost->net;
+	bool stale;
+	int r;
+
+	vdev_lock(net->vd);
+	r = net_vhost_run(vhost);
+	pthread_mutex_lock(&vhost->lock);
+	stale = vhost->stale;
+	pthread_mutex_unlock(&vhost->lock);
+	vhost->tries = stale ? vhost->tries + 1 : 0;
+	if (r < 0 || vhost->tries == TRIES_MAX)
+		net_host_lost(net, r < 0 ? r : -ENOMEM);
+	vdev_unlock(net->vd);
+}
+
+/*
+ * Give the tap a limit of what it has yet to send, however large: without one vhost gathers packets
+ * itself, and when a driver offers one that is none (shorter than its header, say) it looks at it
+ * for ever, on a CPU of the host (handle_tx_copy() of Linux 6.12). With one the tap refuses the
+ * packet, and vhost goes on to the next.
+ */
+static int send_room_set(struct vnet_host *host)
+{
+	int bytes = INT_MAX - 1;
+
+	for (unsigned i = 0; i < host->pair_count; i++)
+		if (ioctl(host->fds[i], TUNSETSNDBUF, &bytes) < 0)
+			return -errno;
+	return 0;
 }
 
 int net_vhost_attach(struct vnet_vhost *vhost, struct vnet *net)
@@ -254,7 +322,10 @@ int net_vhost_attach(struct vnet_vhost *vhost, struct vnet *net)
 	int r = 0;
 
 	vhost->net = net;
-	if (vhost->link_fd >= 0)
+	r = send_room_set(net->host);
+	if (!r)
+		r = loop_add_timer(net->p.loop, table_due, vhost, &vhost->again);
+	if (!r && vhost->link_fd >= 0)
 		r = loop_add_fd(
 			net->p.loop, vhost->link_fd, EPOLLIN, links_changed, vhost, &vhost->links);
 	for (unsigned i = 0; !r && i < ring_count(vhost); i++) {
@@ -277,7 +348,8 @@ void net_vhost_detach(struct vnet_vhost *vhost)
 		vhost->rings[i].call = vhost->rings[i].error = NULL;
 	}
 	loop_remove(vhost->links);
-	vhost->links = NULL;
+	loop_remove(vhost->again);
+	vhost->links = vhost->again = NULL;
 }
 
 uint64_t net_vhost_features(const struct vnet_vhost *vhost)
@@ -303,7 +375,7 @@ static int memory_map(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes, voi
 			--*count;
 			/* Some pairs may have taken what another refused. */
 			if (table_set(vhost) < 0)
-				rings_stop(vhost, 0);
+				table_lost(vhost);
 		}
 	}
 	pthread_mutex_unlock(&vhost->lock);
@@ -323,7 +395,7 @@ static void memory_unmap(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes)
 		pieces[i] = pieces[--*count];
 		/* A kernel that has not even room for a shorter table must not use the old one. */
 		if (table_set(vhost) < 0)
-			rings_stop(vhost, 0);
+			table_lost(vhost);
 		break;
 	}
 	pthread_mutex_unlock(&vhost->lock);

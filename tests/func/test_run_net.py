@@ -197,7 +197,7 @@ def test_vhost_queues(host):
     host.put("/tmp/test_vhost", program)
     done = host.run("/tmp/test_vhost")
     assert done.returncode == 0, done
-    assert (done.stdout + done.stderr).count("vhost-net serves the queues") == 5, done
+    assert (done.stdout + done.stderr).count("vhost-net serves the queues") == 6, done
 
 
 @both

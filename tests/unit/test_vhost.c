@@ -26,21 +26,22 @@
 #include "mmio_driver.h"
 #include "virtio/net_host.h"
 
-#define PAIRS	  2
-#define RX	  0
-#define TX	  1
-#define CONTROL	  4
-#define QUEUES	  5
-#define SIZE	  256
-#define BUFFERS	  (SIZE / 2) /* of a queue: drv_take() tells of every second descriptor */
-#define HDR	  sizeof(struct vnet_header)
-#define FRAMES	  0xa0000ULL
-#define COMMAND	  0xc0000ULL
-#define BUF	  1024
-#define PROTOCOL  0x88b5 /* for experiments: no other frames are of it */
-#define FRAME_LEN 200
-#define WAIT_MS	  20000
-#define FEATURES  (VDEV_F_VERSION_1 | VNET_F_MAC | VNET_F_MRG_RXBUF | VNET_F_CTRL_VQ | VNET_F_STATUS)
+#define PAIRS	   2
+#define RX	   0
+#define TX	   1
+#define CONTROL	   4
+#define QUEUES	   5
+#define SIZE	   256
+#define BUFFERS	   (SIZE / 2) /* of a queue: drv_take() tells of every second descriptor */
+#define HDR	   sizeof(struct vnet_header)
+#define FRAMES	   0xa0000ULL
+#define COMMAND	   0xc0000ULL
+#define BUF	   1024
+#define NEEDS_CSUM 1	  /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
+#define PROTOCOL   0x88b5 /* for experiments: no other frames are of it */
+#define FRAME_LEN  200
+#define WAIT_MS	   20000
+#define FEATURES   (VDEV_F_VERSION_1 | VNET_F_MAC | VNET_F_MRG_RXBUF | VNET_F_CTRL_VQ | VNET_F_STATUS)
 
 /* Memory that comes and goes. */
 #define HOT_BASE   (4 * GIB)
@@ -374,6 +375,32 @@ static void test_broken(void **state)
 	board_free(&b);
 }
 
+/* What is no packet is given back, as one that is sent is, and those behind it are sent. */
+static void test_no_packets(void **state)
+{
+	struct vnet_header *header;
+	struct board b;
+	uint32_t id, len;
+
+	board_make(&b);
+	for (unsigned round = 0; round < 3; round++) {
+		header = gmem_at(b.gm, FRAMES, sizeof(*header));
+		memset(header, 0, sizeof(*header));
+		post(&b, TX, FRAMES, 5, 0);
+		assert_true(used(&b, TX, &id, &len));
+		post(&b, TX, FRAMES, HDR, 0);
+		assert_true(used(&b, TX, &id, &len));
+		*header = (struct vnet_header){
+			.flags = NEEDS_CSUM, .csum_start = 60000, .csum_offset = 6};
+		post(&b, TX, FRAMES, HDR + FRAME_LEN, 0);
+		assert_true(used(&b, TX, &id, &len));
+		memset(header, 0, sizeof(*header));
+		transmit(&b, TX, round);
+	}
+	assert_int_equal(vdev_violations(vnet_vdev(b.net)), 0);
+	board_free(&b);
+}
+
 /* Does a frame to UDP port @port come to receive queue @q, and how often? */
 static unsigned udp_taken(struct board *b, unsigned q, uint16_t port)
 {
@@ -505,6 +532,7 @@ int main(void)
 		cmocka_unit_test(test_packets),
 		cmocka_unit_test(test_pause),
 		cmocka_unit_test(test_broken),
+		cmocka_unit_test(test_no_packets),
 		cmocka_unit_test(test_pairs),
 		cmocka_unit_test(test_memory),
 	};
