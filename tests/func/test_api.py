@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from vm import OK, START, run, until
+from vm import OK, START, connected, run, until
 
 pytestmark = pytest.mark.usefixtures("kvm_host")
 
@@ -28,9 +28,8 @@ class Client(http.client.HTTPConnection):
         self.path = str(path)
 
     def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock = connected(self.path)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
     def ask(self, method, path, body=None):
         """(status, answer); the answer is what its JSON says, or None."""
@@ -244,9 +243,7 @@ def test_no_place_for_the_socket(kvick, flat, path, said):
 )
 def test_malformed(vm, sockets, text, status):
     one, client = vm("spin", "--serial", "none")
-    with socket.socket(socket.AF_UNIX) as raw:
-        raw.settimeout(20)
-        raw.connect(str(sockets / "vm-1.sock"))
+    with connected(sockets / "vm-1.sock") as raw:
         raw.sendall(text)
         said = b""
         try:
@@ -266,8 +263,7 @@ def test_many_clients(vm, sockets):
     path = sockets / "vm-1.sock"
     idle = []
     for i in range(30):
-        idle.append(socket.socket(socket.AF_UNIX))
-        idle[-1].connect(str(path))
+        idle.append(connected(path))
         if i % 2:
             idle[-1].send(b"GET / HT")
     answers = []

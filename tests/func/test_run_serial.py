@@ -7,14 +7,13 @@ import pty
 import re
 import select
 import signal
-import socket
 import stat
 import subprocess
 import termios
 import time
 
 import pytest
-from vm import CRASH, HOST, OK, START, run, until
+from vm import CRASH, HOST, OK, START, connected, run, until
 
 pytestmark = pytest.mark.usefixtures("kvm_host")
 
@@ -252,13 +251,6 @@ def test_pty(start, flat):
     assert vm.wait() == OK
 
 
-def connect(path):
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
-    client.connect(str(path))
-    return client
-
-
 def read_until(client, text):
     seen = b""
     while text not in seen:
@@ -272,12 +264,12 @@ def test_unix_socket(start, flat, tmp_path):
     path = tmp_path / "console"
     vm = start("--serial", f"unix:{path}", flat / "echo.pvh.elf")
     until(path.exists, "the socket")
-    with connect(path) as client:
+    with connected(path) as client:
         read_until(client, b"echo ready")
         client.sendall(b"one")
         read_until(client, b"one")
     # The next client goes on where the guest is.
-    with connect(path) as client:
+    with connected(path) as client:
         client.sendall(b"two")
         read_until(client, b"two")
         client.sendall(b"q")
@@ -304,13 +296,7 @@ def test_unix_socket_of_a_killed_run_is_replaced(start, flat, tmp_path):
     assert vm.wait() == 128 + signal.SIGKILL
     vm = start("--serial", f"unix:{path}", flat / "echo.pvh.elf")
 
-    def answered():
-        try:
-            return connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return None
-
-    with until(answered, "the new socket") as client:
+    with connected(path) as client:
         read_until(client, b"echo ready")
         client.sendall(b"q")
     assert vm.wait() == OK
@@ -324,7 +310,7 @@ def test_unix_socket_in_use(start, kvick, flat, tmp_path):
     assert done.returncode == START
     assert str(path) in done.stderr
     # The first one is not disturbed.
-    with connect(path) as client:
+    with connected(path) as client:
         client.sendall(b"q")
         read_until(client, b"echo done")
     assert vm.wait() == OK

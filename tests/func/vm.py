@@ -2,6 +2,7 @@
 """Running kvick from tests: to its end, or beside the test."""
 
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -110,3 +111,18 @@ def until(ready, what, timeout=20):
             return found
         time.sleep(0.01)
     raise AssertionError(f"{what} did not happen within {timeout} s")
+
+
+def connected(path):
+    """A connection to the socket at PATH, which is there a moment before somebody listens."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20)
+
+    def answered():
+        try:
+            client.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        return client
+
+    return until(answered, f"a connection to {path}")
