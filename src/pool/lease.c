@@ -331,7 +331,7 @@ int lease_wrote(struct client *client, const struct pool_wrote *wrote)
 			return -EPROTO;
 	}
 	/* Reports of others are not believed, so not kept either. */
-	if (!client->trusted || chunk->spans_lost)
+	if (!client->trusted || chunk->spans_lost || !wrote->msg.count)
 		return 0;
 	if (chunk->span_count + wrote->msg.count > chunk->span_room) {
 		unsigned room = 2 * chunk->span_room + POOL_SPANS_MAX;

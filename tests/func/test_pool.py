@@ -181,6 +181,16 @@ def test_held(pool):
     pool.quiet()
 
 
+def test_report_of_no_pages(pool):
+    """Who says that it wrote none is believed no more than others, and is no reason to stumble."""
+    with Client(pool.path).lease(CHUNK) as client:
+        client.maps()[0][:] = b"\1" * CHUNK
+        client.send(message(WROTE, count=0))
+    pool.quiet()
+    with Client(pool.path).lease(16 * CHUNK) as other:
+        assert zero(other.maps())
+
+
 def test_pages_in_pipes(serve):
     """splice() puts the file's own pages into a pipe: they are not the next lease's."""
     pool = serve()
