@@ -7,7 +7,6 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -17,8 +16,10 @@
 
 #include "base/fd.h"
 #include "base/num.h"
+#include "base/thread.h"
 
 #define PIECE_BYTES (256 * KIB)
+#define STACK_BYTES (256 * KIB)
 
 struct bench_stream {
 	int listen_fd, stop_fd;	    /* [c] */
@@ -114,19 +115,6 @@ static int stream_listen(struct bench_stream *stream, const char *name, struct k
 	return 0;
 }
 
-/* Signals are for the thread that measures. */
-static int thread_start(struct bench_stream *stream)
-{
-	sigset_t all, before;
-	int r;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&stream->thread, NULL, stream_main, stream);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -r;
-}
-
 static void stream_free(struct bench_stream *stream)
 {
 	fd_close(&stream->listen_fd);
@@ -144,7 +132,8 @@ int bench_stream_start(struct bench_stream **ret, const char *name, struct kv_er
 	stream->listen_fd = stream->stop_fd = -1;
 	r = stream_listen(stream, name, err);
 	if (!r) {
-		r = thread_start(stream);
+		/* Signals are for the thread that measures. */
+		r = thread_start(&stream->thread, STACK_BYTES, 0, stream_main, stream);
 		if (r < 0)
 			err_set(err, r, "no thread: %s", err_text(r));
 	}

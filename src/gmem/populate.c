@@ -5,7 +5,6 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "gmem/fill.h"
 #include "gmem/host.h"
 #include "gmem/internal.h"
@@ -263,8 +263,6 @@ static void *background_main(void *arg)
  */
 static int threads_start(struct gmem_fill *fill, unsigned first, void *(*start)(void *))
 {
-	sigset_t all, old;
-	pthread_attr_t attr;
 	int r = 0;
 
 	fill->threads = calloc(fill->thread_count, sizeof(*fill->threads));
@@ -272,23 +270,15 @@ static int threads_start(struct gmem_fill *fill, unsigned first, void *(*start)(
 		return -ENOMEM;
 	/* None but the last of all may take itself for the last. */
 	fill->working = fill->thread_count - first;
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGSEGV);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	for (unsigned i = first; i < fill->thread_count; i++) {
 		struct fill_thread *thread = &fill->threads[fill->started];
 
 		*thread = (struct fill_thread){.fill = fill, .index = i};
-		r = -pthread_create(&thread->thread, &attr, start, thread);
+		r = thread_start(&thread->thread, STACK_BYTES, 0, start, thread);
 		if (r < 0)
 			break;
 		fill->started++;
 	}
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r < 0) {
 		pthread_mutex_lock(&fill->lock);
 		fill->working -= fill->thread_count - first - fill->started;

@@ -3,10 +3,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/thread.h"
 #include "trace/timeline.h"
 
 /* As that of a vCPU's thread, for the same reasons. */
@@ -99,22 +99,10 @@ static void *thread_main(void *arg)
 
 int loop_thread_start(struct loop_thread *thread, struct kv_err *err)
 {
-	sigset_t most, old;
-	pthread_attr_t attr;
-	int r;
+	int r = thread_start(&thread->thread, STACK_BYTES, 0, thread_main, thread);
 
-	sigfillset(&most);
-	sigdelset(&most, SIGBUS);
-	sigdelset(&most, SIGSEGV);
-	pthread_sigmask(SIG_SETMASK, &most, &old);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	r = pthread_create(&thread->thread, &attr, thread_main, thread);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r)
-		return err_set(
-			err, -r, "cannot start the thread %s: %s", thread->name, err_text(r));
+	if (r < 0)
+		return err_set(err, r, "cannot start the thread %s: %s", thread->name, err_text(r));
 	thread->started = true;
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/thread.h"
 #include "vcpu/describe.h"
 
 /* What the thread is asked to do when it leaves the guest. */
@@ -406,24 +407,11 @@ static void *vcpu_main(void *arg)
 
 int vcpu_start(struct vcpu *vcpu, struct kv_err *err)
 {
-	sigset_t all, old;
-	pthread_attr_t attr;
-	int r;
+	int r = thread_start(&vcpu->thread, STACK_BYTES, kick_signal(), vcpu_main, vcpu);
 
-	/* The new thread inherits the mask: every signal but the kick goes to the other threads. */
-	sigfillset(&all);
-	sigdelset(&all, kick_signal());
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGSEGV);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	r = pthread_create(&vcpu->thread, &attr, vcpu_main, vcpu);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r)
-		return err_set(err, -r, "vCPU %u: cannot start its thread: %s", vcpu->p.index,
-			err_text(r));
+	if (r < 0)
+		return err_set(
+			err, r, "vCPU %u: cannot start its thread: %s", vcpu->p.index, err_text(r));
 	vcpu->started = true;
 	return 0;
 }
