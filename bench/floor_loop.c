@@ -4,12 +4,13 @@
  *
  *	floor-loop KERNEL [--initrd FILE] [--memory MIB] [--threads N]
  *
- * For each line of standard input, a number of VMs, each of the N threads makes that many: memory
- * and images, VM, slot, split irqchip, vCPU, a thread that enters it until it wrote 123 to MMIO
- * 0xd0000000 or 0xc0000000 and halts; then the thread is called back by a signal and joined, and
- * everything closed and unmapped. What can be had once per process is: the images' descriptors, the
- * CPUID, the size of kvm_run. Standard output gets the steps of each VM as struct floor_record,
- *then one more record that holds the CPU time of the whole batch in its first field.
+ * For each line of standard input, a number of VMs and one of a CPU, each of the N threads makes
+ *that many, beginning on that CPU or one of the next: memory and images, VM, slot, split irqchip,
+ *vCPU, a thread that enters it until it wrote 123 to MMIO 0xd0000000 or 0xc0000000 and halts; then
+ *the thread is called back by a signal and joined, and everything closed and unmapped. What can be
+ *had once per process is: the images' descriptors, the CPUID, the size of kvm_run. Standard output
+ *gets the steps of each VM as struct floor_record, then one more record that holds the CPU time of
+ *the whole batch in its first field.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -30,7 +31,7 @@
 #include <unistd.h>
 
 #include "floor.h"
-#include "cli/floor_record.h"
+#include "cli/floor_loop.h"
 
 #define THREADS_MAX 16
 #define VMS_MAX	    100000
@@ -40,6 +41,7 @@ struct loop {
 	const char *kernel, *initrd;
 	uint64_t ram_bytes;
 	unsigned threads;
+	cpu_set_t allowed;
 	struct floor_images images;
 	struct floor_kvm kvm;
 };
@@ -49,6 +51,7 @@ struct maker {
 	const struct loop *loop;
 	pthread_t thread;
 	unsigned vms;
+	unsigned place; /* of its CPU */
 	struct floor_record *records;
 };
 
@@ -158,8 +161,10 @@ static void *maker_main(void *arg)
 {
 	struct maker *maker = arg;
 
-	for (unsigned i = 0; i < maker->vms; i++)
+	for (unsigned i = 0; i < maker->vms; i++) {
+		bench_place(&maker->loop->allowed, maker->place);
 		vm_live(maker->loop, &maker->records[i]);
+	}
 	return NULL;
 }
 
@@ -171,7 +176,7 @@ static uint64_t cpu_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-static void batch_run(const struct loop *loop, unsigned vms)
+static void batch_run(const struct loop *loop, unsigned vms, unsigned place)
 {
 	struct maker makers[THREADS_MAX];
 	size_t count = (size_t)loop->threads * vms;
@@ -181,7 +186,7 @@ static void batch_run(const struct loop *loop, unsigned vms)
 	if (!records)
 		die_with("records", ENOMEM);
 	for (unsigned i = 0; i < loop->threads; i++) {
-		makers[i] = (struct maker){loop, 0, vms, records + (size_t)i * vms};
+		makers[i] = (struct maker){loop, 0, vms, place + i, records + (size_t)i * vms};
 		if (i && pthread_create(&makers[i].thread, NULL, maker_main, &makers[i]))
 			die_with("thread", EAGAIN);
 	}
@@ -227,17 +232,18 @@ int main(int argc, char **argv)
 	char line[32];
 
 	read_args(&loop, argc, argv);
+	sched_getaffinity(0, sizeof(loop.allowed), &loop.allowed);
 	sigaction(SIGRTMIN, &sa, NULL);
 	floor_kvm_open(&loop.kvm);
 	floor_kvm_size(&loop.kvm);
 	floor_kvm_cpuid(&loop.kvm);
 	floor_images_open(&loop.images, loop.kernel, loop.initrd);
 	while (fgets(line, sizeof(line), stdin)) {
-		int vms = atoi(line);
+		unsigned vms, place;
 
-		if (vms < 1 || vms > VMS_MAX)
-			die_with("number of VMs", EINVAL);
-		batch_run(&loop, (unsigned)vms);
+		if (sscanf(line, "%u %u", &vms, &place) != 2 || !vms || vms > VMS_MAX)
+			die_with("number of VMs and of a CPU", EINVAL);
+		batch_run(&loop, vms, place);
 	}
 	return 0;
 }

@@ -26,7 +26,7 @@
 #include "cli/bench_out.h"
 #include "cli/bench_util.h"
 #include "cli/cli.h"
-#include "cli/floor_record.h"
+#include "cli/floor_loop.h"
 #include "config/config.h"
 #include "machine/machine.h"
 
@@ -67,6 +67,7 @@ struct halt_bench {
 	unsigned vms; /* of each side and thread that count */
 	unsigned threads;
 	bool json;
+	cpu_set_t allowed;
 	uint64_t memory_bytes, kernel_bytes, initrd_bytes;
 	char dir[BENCH_DIR_MAX], kernel[BENCH_FILE_MAX], initrd[BENCH_FILE_MAX];
 	char guest[4200], floor[4200];
@@ -87,7 +88,8 @@ struct floor_loop {
 struct maker {
 	struct halt_bench *bench;
 	pthread_t thread;
-	bool timed; /* with a timeline, for the parts */
+	bool timed;	/* with a timeline, for the parts */
+	unsigned place; /* of its CPU */
 	struct loop *loop;
 	sem_t booted;
 	uint64_t boot_ns;
@@ -240,8 +242,10 @@ static void *maker_main(void *arg)
 {
 	struct maker *maker = arg;
 
-	for (unsigned i = 0; i < BATCH && !maker->failed; i++)
+	for (unsigned i = 0; i < BATCH && !maker->failed; i++) {
+		bench_place(&maker->bench->allowed, maker->place);
 		maker->failed = vm_live(maker, i);
+	}
 	return NULL;
 }
 
@@ -278,7 +282,7 @@ static int maker_keep(const struct maker *maker, struct result *result)
 }
 
 /* A batch of kvick's VMs by @threads threads at once. @result NULL: warm-up. */
-static int kvick_batch(struct halt_bench *bench, unsigned threads, bool timed,
+static int kvick_batch(struct halt_bench *bench, unsigned threads, unsigned place, bool timed,
 	struct result *result, struct kv_err *err)
 {
 	MEM_SCOPED struct maker *makers = calloc(threads, sizeof(*makers));
@@ -290,6 +294,7 @@ static int kvick_batch(struct halt_bench *bench, unsigned threads, bool timed,
 		return err_set(err, -ENOMEM, "out of memory");
 	for (started = 0; !r && started < threads; started++) {
 		r = maker_init(&makers[started], bench, timed);
+		makers[started].place = place + started;
 		if (!r && started)
 			r = -pthread_create(
 				&makers[started].thread, NULL, maker_main, &makers[started]);
@@ -395,14 +400,14 @@ static int record_keep(const struct floor_record *record, struct result *result)
 	return r;
 }
 
-static int floor_batch(
-	struct floor_loop *floor, unsigned threads, struct result *result, struct kv_err *err)
+static int floor_batch(struct floor_loop *floor, unsigned threads, unsigned place,
+	struct result *result, struct kv_err *err)
 {
 	struct floor_record record;
 	char line[16];
 	int r;
 
-	snprintf(line, sizeof(line), "%u\n", BATCH);
+	snprintf(line, sizeof(line), "%u %u\n", BATCH, place);
 	r = fd_write_all(floor->to, line, strlen(line));
 	for (unsigned i = 0; !r && i < BATCH * threads; i++) {
 		r = record_read(floor->from, &record);
@@ -429,14 +434,17 @@ static int round_run(struct halt_bench *bench, unsigned threads, struct result r
 	for (unsigned i = 0; !r && i < WARM_UP + batches; i++) {
 		bool counted = i >= WARM_UP;
 
-		r = floor_batch(&floor, threads, counted ? &results[SIDE_FLOOR] : NULL, err);
+		r = floor_batch(&floor, threads, i, counted ? &results[SIDE_FLOOR] : NULL, err);
 		if (!r)
-			r = kvick_batch(
-				bench, threads, false, counted ? &results[SIDE_KVICK] : NULL, err);
-		/* The parts need a timeline, whose clock readings count in no step. */
+			r = kvick_batch(bench, threads, i, false,
+				counted ? &results[SIDE_KVICK] : NULL, err);
+		/*
+		 * The parts need a timeline, whose clock readings count in no step. Every fourth
+		 * time, on another CPU each.
+		 */
 		if (!r && i % 4 == 3)
-			r = kvick_batch(
-				bench, threads, true, counted ? &results[SIDE_KVICK] : NULL, err);
+			r = kvick_batch(bench, threads, i / 4, true,
+				counted ? &results[SIDE_KVICK] : NULL, err);
 		if (!r && bench_interrupted())
 			r = err_set(err, -EINTR, "interrupted");
 		bench_progress(i + 1, WARM_UP + batches);
@@ -624,6 +632,7 @@ int bench_halt(int argc, char **argv)
 		cli_error("bench halt", "out of memory");
 		return CLI_EXIT_START;
 	}
+	sched_getaffinity(0, sizeof(bench->allowed), &bench->allowed);
 	bench->vms = 1000;
 	bench->threads = 2;
 	bench->kernel_bytes = 19 * MIB;
