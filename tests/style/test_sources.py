@@ -41,6 +41,13 @@ def test_function_length():
     assert seen > 200
 
 
+def test_nothing_before_main():
+    """Every start pays for it: the compiler's check of the CPU executes CPUID, which in a VM is an exit each."""
+    early = re.compile(r"__builtin_cpu_\w+|\bconstructor\b|\bifunc\b|\btarget_clones\b")
+    wrong = [f"{name(p)}: {found[0]}" for p in src_files() if (found := early.search(bare(p.read_text())))]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_c_is_formatted():
     done = subprocess.run(
         ["clang-format", "--dry-run", "-Werror", *files("c")],
