@@ -19,8 +19,10 @@ int out_file_check(const char *path, bool in_place, struct kv_err *err);
 
 /*
  * Put @len bytes at @data into the file @path, which others see as it was or with all of them;
- * devices and FIFOs are written to.
- * Returns 0; -errno with a sentence that names the path; then @path is as it was.
+ * devices and FIFOs are written to. Links stay: what they lead to is written. Those below /proc, as
+ * /dev/stdout is one, stand for what the process has open: a regular file there is appended to.
+ * Returns 0; -errno with a sentence that names the path; then a file is as it was, unless it was
+ * appended to.
  */
 int out_file_write(const char *path, const void *data, size_t len, struct kv_err *err);
 

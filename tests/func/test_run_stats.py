@@ -4,6 +4,7 @@
 import json
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -105,3 +106,50 @@ def test_full_disk(kvick, flat):
     result = run(kvick, "--stats=/dev/full", flat / "signal.pvh.elf")
     assert result.returncode == START
     assert "No space left" in result.stderr
+
+
+def test_links(kvick, flat, tmp_path):
+    """What links lead to is replaced, not the links; what is not there yet is made where they lead."""
+    folder, there = tmp_path / "d", tmp_path / "d" / "there"
+    folder.mkdir()
+    there.write_text("old")
+    there.chmod(0o640)
+    links = {"a": "d/there", "b": "a", "c": tmp_path / "b", "new": "d/new"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    for name, target in ("c", there), ("new", folder / "new"):
+        done = run(kvick, f"--stats={tmp_path / name}", flat / "signal.pvh.elf")
+        assert (done.returncode, done.stderr) == (OK, "")
+        assert json.loads(target.read_text())["vcpus"]
+    assert there.stat().st_mode & 0o777 == 0o640
+    assert all((tmp_path / name).is_symlink() for name in links)
+    assert sorted(p.name for p in folder.iterdir()) == ["new", "there"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c", "d", "new"]
+
+
+def test_link_to_itself(kvick, flat, tmp_path):
+    path = tmp_path / "loop"
+    path.symlink_to("loop")
+    done = run(kvick, f"--stats={path}", flat / "signal.pvh.elf")
+    assert done.returncode == START
+    assert "cannot be written: Too many levels of symbolic links" in done.stderr
+    assert path.is_symlink()
+
+
+def test_stdout(kvick, flat, tmp_path):
+    """A link as /dev/stdout is one stays, and the file behind it keeps what it holds."""
+    log, stdout, link = (tmp_path / name for name in ("log", "stdout", "link"))
+    stdout.symlink_to("/proc/self/fd/1")
+    link.symlink_to("stdout")
+    for path in stdout, link:
+        with open(log, "w", encoding="ascii") as f:
+            print("before", file=f, flush=True)
+            args = [kvick, "run", "--serial", "none", f"--stats={path}", flat / "signal.pvh.elf"]
+            assert subprocess.run(args, stdout=f, timeout=60, check=False).returncode == OK
+        first, rest = log.read_text().split("\n", 1)
+        assert first == "before" and json.loads(rest)["vcpus"]
+        assert stdout.is_symlink() and link.is_symlink()
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "log", "stdout"]
+    args = [kvick, "run", "--serial", "none", f"--stats={link}", flat / "signal.pvh.elf"]
+    done = subprocess.run(args, capture_output=True, timeout=60, check=True)
+    assert json.loads(done.stdout)["vcpus"]
