@@ -46,6 +46,19 @@ static int dir_make(const char *path, struct kv_err *err)
 	return 0;
 }
 
+/* Nothing but a socket is ever replaced: to connect(2) every other file is a dead socket, too. */
+static int path_check(const char *path, struct kv_err *err)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, err_text(errno));
+	if (!S_ISSOCK(st.st_mode))
+		return err_set(err, -EEXIST,
+			"%s exists and is no socket; it is left alone (--socket PATH)", path);
+	return 0;
+}
+
 /* 1: a server answers at @addr. */
 static int server_answers(const struct sockaddr_un *addr)
 {
@@ -85,6 +98,8 @@ int pool_listen(const char *path, int everybody, struct kv_err *err)
 			path, sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, path);
 	r = dir_make(path, err);
+	if (!r)
+		r = path_check(path, err);
 	if (r < 0)
 		return r;
 	/* Between two servers that start at once, and both find a dead socket. */
@@ -98,6 +113,8 @@ int pool_listen(const char *path, int everybody, struct kv_err *err)
 		fd_close(&fd);
 		if (r == -EADDRINUSE)
 			return err_set(err, r, "%s: a pool is running there already", path);
+		if (r == -EPROTOTYPE)
+			return err_set(err, r, "%s: another program's socket is there", path);
 		return err_set(err, r, "%s: %s", path, err_text(r));
 	}
 	return fd;

@@ -16,9 +16,10 @@ int pool_path(char *buf, size_t buf_bytes, struct kv_err *err);
 
 /*
  * Make the listening socket at @path, replacing one that no server answers any more, and its
- * directory when that is the only part missing. @everybody may connect (the server then looks at
- * credentials), or only the own user.
- * Returns the descriptor; -EADDRINUSE when a server runs there; -ENAMETOOLONG; -errno.
+ * directory when that is the only part missing. What is no socket is left alone. @everybody may
+ * connect (the server then looks at credentials), or only the own user.
+ * Returns the descriptor; -EADDRINUSE when a server runs there; -EEXIST when something else is
+ * there; -EPROTOTYPE when another program's server runs there; -ENAMETOOLONG; -errno.
  */
 int pool_listen(const char *path, int everybody, struct kv_err *err);
 

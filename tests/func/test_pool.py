@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import time
@@ -529,6 +530,58 @@ def test_serve_errors(kvick, tmp_path, args, status, text):
     assert result.returncode == status
     assert text in result.stderr
     assert not (tmp_path / "sock").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "symlink", "device"])
+def test_socket_is_no_socket(kvick, tmp_path, kind):
+    """What is at --socket and is no socket stays as it is, and nothing is left beside it."""
+    path, other = tmp_path / "at" / "disk.img", tmp_path / "other"
+    path.parent.mkdir()
+    if kind == "file":
+        path.write_bytes(b"precious")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "symlink":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+            dead.bind(str(other))
+        path.symlink_to(other)
+    else:
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("no right to make device nodes")
+    before = path.lstat(), sorted(path.parent.iterdir())
+    result = subprocess.run(
+        [kvick, "pool", "serve", "--size", "4M", "--chunk", "4M", "--socket", path],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert f"{path} exists and is no socket; it is left alone" in result.stderr
+    after = path.lstat(), sorted(path.parent.iterdir())
+    assert (before[0].st_mode, before[0].st_ino) == (after[0].st_mode, after[0].st_ino)
+    assert before[1] == after[1]
+    if kind == "file":
+        assert path.read_bytes() == b"precious"
+
+
+def test_socket_of_another(kvick, tmp_path):
+    """A socket where another program listens is left alone; a dead one is replaced."""
+    path = tmp_path / "sock"
+    args = [kvick, "pool", "serve", "--size", "4M", "--chunk", "4M", "--socket", path]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        other.listen()
+        result = subprocess.run(args, capture_output=True, text=True, timeout=20, check=False)
+        assert result.returncode == 1 and "another program's socket" in result.stderr
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(path))
+    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: not subprocess.run([*args[:2], "status", "--socket", path],
+                                             capture_output=True, check=False).returncode, "a server")
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
 
 
 @needs_root
