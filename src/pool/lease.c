@@ -279,6 +279,33 @@ static void lease_unqueue(struct client *client)
 	client->waiting = false;
 }
 
+/* Whether @client may have @chunk now, or once the threads are done with it. */
+static bool chunk_coming(const struct chunk *chunk, const struct client *client)
+{
+	if (chunk->state != CHUNK_WORK)
+		return chunk_suits(chunk, client);
+	/* What is cleaned in place stays with its user. */
+	return chunk->job == JOB_CLEAN ? chunk->uid == client->uid : chunk->job != JOB_DROP;
+}
+
+/* Free chunks that other users' memory is in are renewed for who asked in vain. */
+static void chunks_unbind(const struct client *client)
+{
+	struct pool_server *server = client->server;
+	unsigned coming = 0;
+
+	for (unsigned i = 0; i < server->chunk_count; i++)
+		coming += chunk_coming(server->chunks[i], client);
+	for (unsigned i = 0; i < server->chunk_count && coming < client->want; i++) {
+		struct chunk *chunk = server->chunks[i];
+
+		if (chunk->state != CHUNK_FREE || chunk_suits(chunk, client))
+			continue;
+		chunk_work(server, chunk, JOB_RENEW);
+		coming++;
+	}
+}
+
 int lease_ask(struct client *client, uint64_t bytes, uint32_t flags)
 {
 	struct pool_server *server = client->server;
@@ -301,6 +328,8 @@ int lease_ask(struct client *client, uint64_t bytes, uint32_t flags)
 	if (!server->wait_first && chunks_suiting(client) >= want)
 		return lease_grant(client);
 	if (!(flags & POOL_WAIT)) {
+		/* Else who never waits would never get what others left. */
+		chunks_unbind(client);
 		server->total.short_of++;
 		return -EAGAIN;
 	}
@@ -381,28 +410,6 @@ void lease_end(struct client *client)
 	client->held = NULL;
 	client->held_count = 0;
 	chunks_shed(server);
-}
-
-/* Free chunks that another user's memory is in are renewed for those who wait. */
-static void chunks_unbind(const struct client *client)
-{
-	struct pool_server *server = client->server;
-	unsigned coming = 0;
-
-	for (unsigned i = 0; i < server->chunk_count; i++) {
-		const struct chunk *chunk = server->chunks[i];
-
-		coming += chunk_suits(chunk, client) ||
-			  (chunk->state == CHUNK_WORK && chunk->job != JOB_DROP);
-	}
-	for (unsigned i = 0; i < server->chunk_count && coming < client->want; i++) {
-		struct chunk *chunk = server->chunks[i];
-
-		if (chunk->state != CHUNK_FREE || chunk_suits(chunk, client))
-			continue;
-		chunk_work(server, chunk, JOB_RENEW);
-		coming++;
-	}
 }
 
 void leases_serve(struct pool_server *server)

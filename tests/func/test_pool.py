@@ -356,30 +356,36 @@ def test_idle_connection(serve):
         assert refused.value.errno == 110  # ETIMEDOUT
 
 
+def open_path(path):
+    """Let everybody go to the folder PATH."""
+    os.chmod(path, 0o755)
+    for parent in path.parents:
+        if os.stat(parent).st_uid == os.geteuid() and str(parent) not in ("/", "/tmp"):
+            os.chmod(parent, os.stat(parent).st_mode | 0o055)
+
+
+def as_user(uid, code):
+    """Runs CODE in a process of that user; its status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(uid)
+            status = code()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 @needs_root
 def test_users(serve, open_kvick, tmp_path):  # noqa: F811
     """Users who are not allowed get nothing; those who are cannot rule; memory changes users only by
     way of the kernel."""
-    os.chmod(tmp_path, 0o755)
-    for parent in tmp_path.parents:
-        if os.stat(parent).st_uid == os.geteuid() and str(parent) not in ("/", "/tmp"):
-            os.chmod(parent, os.stat(parent).st_mode | 0o055)
+    open_path(tmp_path)
     pool = serve("--allow", "65533", "--trust", "0", "--trust", "nobody")
     path = pool.path
-
-    def as_user(uid, code):
-        """Runs code in a process of that user; its status."""
-        pid = os.fork()
-        if pid == 0:
-            status = 99
-            try:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(uid)
-                status = code()
-            finally:
-                os._exit(status)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def lease():
         try:
@@ -415,6 +421,29 @@ def test_users(serve, open_kvick, tmp_path):  # noqa: F811
     # Others' chunks are renewed, also those that are clean.
     assert as_user(65533, lease) == 0
     assert pool.quiet()["renewed_bytes"] == cleaned["renewed_bytes"] + 32 * CHUNK
+
+
+@needs_root
+def test_others_who_do_not_wait(serve, tmp_path):
+    """A trusted user has touched all chunks and has none: another one who does not wait is refused
+    once, and gets the chunks when they are renewed; no more of them than were asked for."""
+    open_path(tmp_path)
+    pool = serve("--trust", "0", "--allow", "65533")
+    with Client(pool.path).lease(16 * CHUNK):
+        pass
+    before = pool.quiet()
+
+    def lease():
+        try:
+            with Client(pool.path).lease(3 * CHUNK, 0) as client:
+                return len(client.fds)
+        except Refused as refused:
+            return refused.errno
+
+    assert as_user(65533, lease) == 11  # EAGAIN
+    assert pool.quiet()["renewed_bytes"] == before["renewed_bytes"] + 3 * CHUNK
+    assert as_user(65533, lease) == 3
+    assert pool.quiet()["renewed_bytes"] == before["renewed_bytes"] + 6 * CHUNK
 
 
 def test_sizes(serve):
