@@ -8,6 +8,7 @@
 #include <linux/magic.h>
 #include <linux/mempolicy.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -232,31 +233,87 @@ static int file_reserve(const struct gmem_region *rg, const struct gmem_watch *w
 	return 0;
 }
 
-/* The region is the part from @rg->backing_offset of the file. */
-static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
+/* Open the file for RAM, and make it if there is none: *@made. Returns the descriptor or -errno. */
+static int file_open(const char *path, bool *made)
 {
-	uint64_t end = rg->backing_offset + rg->bytes;
+	int flags = O_RDWR | O_CLOEXEC | O_NONBLOCK;
+	int fd = open(path, flags);
+
+	*made = false;
+	if (fd >= 0 || errno != ENOENT)
+		return fd < 0 ? -errno : fd;
+	fd = open(path, flags | O_CREAT | O_EXCL, 0600);
+	*made = fd >= 0;
+	/* Somebody was faster, or it is a link to where nothing is yet. */
+	if (fd < 0 && errno == EEXIST)
+		fd = open(path, flags | O_CREAT, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+/* Keep all others off the region's part. Returns 0 or -errno; then *@st is what the file was. */
+static int file_lock(const struct gmem_region *rg, struct stat *st)
+{
 	struct flock lock = {
 		.l_type = F_WRLCK,
 		.l_whence = SEEK_SET,
 		.l_start = (off_t)rg->backing_offset,
 		.l_len = (off_t)rg->bytes,
 	};
-	struct stat st;
-	int r;
 
-	rg->fd = open(backing->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
-	if (rg->fd < 0 || fstat(rg->fd, &st) < 0)
+	if (fstat(rg->fd, st) < 0)
 		return -errno;
-	if (!S_ISREG(st.st_mode))
+	if (!S_ISREG(st->st_mode))
 		return -EINVAL;
 	/* Of the open file: it ends with it, however the process ends. */
 	if (fcntl(rg->fd, F_OFD_SETLK, &lock) < 0)
 		return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+	if (fstat(rg->fd, st) < 0)
+		return -errno;
+	/* Another start failed between our open and our lock, and took the file away. */
+	return st->st_nlink ? 0 : -EBUSY;
+}
+
+/* The region is the part from @rg->backing_offset of the file. */
+static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	uint64_t end = rg->backing_offset + rg->bytes;
+	struct stat st;
+	bool made;
+	int r;
+
+	rg->fd = file_open(backing->path, &made);
+	if (rg->fd < 0)
+		return rg->fd;
+	r = file_lock(rg, &st);
+	if (r < 0)
+		return r;
+	/* From now on the file is ours to take back. */
+	rg->file_new = !st.st_size;
+	if (made)
+		rg->file_path = strdup(backing->path);
 	if ((uint64_t)st.st_size < end && ftruncate(rg->fd, (off_t)end) < 0)
 		return -errno;
 	r = file_reserve(rg, backing->watch);
 	return r < 0 ? r : shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
+}
+
+void gmem_file_undo(struct gmem_region *rg)
+{
+	struct stat ours, there;
+
+	if (rg->file_path && !stat(rg->file_path, &there) && !fstat(rg->fd, &ours) &&
+		there.st_dev == ours.st_dev && there.st_ino == ours.st_ino)
+		unlink(rg->file_path);
+	if (rg->file_new && ftruncate(rg->fd, 0) < 0)
+		errno = 0;
+	gmem_file_keep(rg);
+}
+
+void gmem_file_keep(struct gmem_region *rg)
+{
+	free(rg->file_path);
+	rg->file_path = NULL;
+	rg->file_new = false;
 }
 
 /* The chunks lie one behind the other; the region takes those bytes from @rg->backing_offset. */

@@ -25,6 +25,7 @@ int gmem_create(struct gmem **ret, const struct kv_log *log)
 void gmem_region_unmap(struct gmem_region *rg)
 {
 	munmap(rg->reserved, rg->reserved_bytes);
+	gmem_file_undo(rg);
 	fd_close(&rg->fd);
 }
 
@@ -83,6 +84,12 @@ void gmem_destroy(struct gmem *gm)
 		gmem_region_unmap(rg);
 	}
 	free(gm);
+}
+
+void gmem_files_keep(struct gmem *gm)
+{
+	for (unsigned i = 0; i < gm->region_count; i++)
+		gmem_file_keep(&gm->regions[i]);
 }
 
 /* The place of a new region among the others. */

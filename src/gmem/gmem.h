@@ -52,8 +52,15 @@ struct gmem_listener {
  */
 int gmem_create(struct gmem **ret, const struct kv_log *log);
 
-/* Tell listeners of the removal of every region, unmap everything. NULL is allowed. */
+/*
+ * Tell listeners of the removal of every region, unmap everything. A file of GMEM_FILE is removed
+ * when it was made for @gm and emptied when it was empty, unless gmem_files_keep() was called. NULL
+ * is allowed.
+ */
 void gmem_destroy(struct gmem *gm);
+
+/* The start went well: the files of regions added so far stay after gmem_destroy(), as they are. */
+void gmem_files_keep(struct gmem *gm);
 
 /*
  * Add @bytes of RAM at @gpa (both multiples of the backing's page, overlapping no other region),
@@ -63,7 +70,8 @@ void gmem_destroy(struct gmem *gm);
  * Returns 0; -EINVAL (alignment, overlap, wrap, no such NUMA node); -ENOSPC (too many regions, too
  * small a pool lease, a full file system); -ENOMEM when address space, the overcommit limit, huge
  * pages or the limit of locked memory are exhausted; -EBUSY (the file is another VM's RAM);
- * -ECANCELED (by the watch); -errno of open(2) and others for a file; a listener's error.
+ * -ECANCELED (by the watch); -errno of open(2) and others for a file; a listener's error. A file
+ * that was made or was empty is then removed or empty again.
  */
 struct gmem_backing;
 int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gmem_backing *backing,

@@ -22,6 +22,8 @@ struct gmem_region {
 	uint64_t backing_offset;     /* where in the backing the region starts */
 	uint64_t page_bytes;	     /* what a first touch allocates at least */
 	int fd;			     /* of memfd and file; -1: none */
+	bool file_new;		     /* the file was empty, and nobody wants to keep it yet */
+	char *file_path;	     /* the same, and it was made here; or NULL */
 };
 
 /* A part of a region that something else than the region's own pages lies in. */
@@ -127,6 +129,15 @@ int gmem_huge_fd(struct gmem_region *rg);
  * Returns 0 or -errno; the caller unmaps and closes @rg->fd.
  */
 int gmem_region_back(struct gmem_region *rg, const struct gmem_backing *backing);
+
+/*
+ * backing.c: the end of a region whose file nobody wants to keep: one that was made for it is
+ * removed, one that was empty is emptied. Before @rg->fd is closed, which keeps others off it.
+ */
+void gmem_file_undo(struct gmem_region *rg);
+
+/* backing.c: the region's file, if it has one, outlives it. */
+void gmem_file_keep(struct gmem_region *rg);
 
 /* A sentence for what gmem_region_back() returned. Returns @code. */
 int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *backing, int code,

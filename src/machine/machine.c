@@ -50,6 +50,7 @@ int machine_start(struct machine *m, struct kv_err *err)
 
 	if (r < 0)
 		return r;
+	gmem_files_keep(m->gm);
 	/* The boot CPU last: its first exit may end the run. */
 	for (unsigned i = m->cpu_count; i-- > 0;) {
 		r = vcpu_start(m->vcpus[i], err);

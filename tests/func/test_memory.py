@@ -105,6 +105,20 @@ def test_file(kvick, flat, tmp_path):
 
 
 @pytest.mark.usefixtures("kvm_host")
+def test_file_of_a_start_that_fails(kvick, flat, tmp_path):
+    """Memory is there, but the rest is not: nothing is left in the way of the next start."""
+    ram, big = tmp_path / "ram", tmp_path / "initrd"
+    big.write_bytes(bytes(65 * MIB))
+    args = ["--memory", f"64M,backing=file:{ram}", flat / "signal.pvh.elf"]
+    for before in None, 0:
+        done = run(kvick, "--initrd", big, *args)
+        refused(done, "give the VM more --memory or a smaller initrd")
+        assert ram.exists() == (before is not None)
+        ram.touch()
+    assert ram.stat().st_size == 0
+
+
+@pytest.mark.usefixtures("kvm_host")
 def test_file_of_another_vm(flat, start, kvick, tmp_path):
     memory = f"64M,backing=file:{tmp_path / 'ram'}"
     vm = start("--memory", memory, flat / "echo.pvh.elf")
@@ -357,8 +371,14 @@ def test_full_file_system(kvick, flat, tmp_path):
     if mount.returncode:
         pytest.skip("this user may not mount a tmpfs")
     try:
-        done = run(kvick, "--memory", f"64M,backing=file:{tmp_path}/ram", flat / "signal.pvh.elf")
-        refused(done, "has no room for 64M of RAM")
+        ram = tmp_path / "ram"
+        for size, said in ("64M", "64M"), ("3200M", "3G"):
+            done = run(kvick, "--memory", f"{size},backing=file:{ram}", flat / "signal.pvh.elf")
+            refused(done, f"has no room for {said} of RAM")
+            assert not ram.exists()
+        # Less memory is what the sentence asks for.
+        assert run(kvick, "--memory", f"16M,backing=file:{ram}", flat / "signal.pvh.elf").returncode == OK
+        assert ram.stat().st_size == 16 * MIB
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 

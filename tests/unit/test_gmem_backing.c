@@ -67,6 +67,7 @@ static struct gmem *ram_of(const struct gmem_backing *backing, uint64_t bytes)
 	if (gmem_backing_check(backing, bytes, &err) < 0 ||
 		gmem_add_backed(gm, 0, bytes, backing, 0, &err) < 0)
 		fail_msg("%s", err.text);
+	gmem_files_keep(gm);
 	return gm;
 }
 
@@ -219,29 +220,98 @@ static void test_file(void **state)
 	rmdir(dir);
 }
 
-static bool stop_at_once(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+/* The size of the file @path; -1: there is none. */
+static off_t file_bytes(const char *path)
 {
-	++*(int *)ctx;
-	return true;
-}
-
-static void test_file_stopped(void **state)
-{
-	int calls = 0;
-	struct gmem_watch watch = {stop_at_once, &calls};
-	struct gmem_backing backing = {
-		.kind = GMEM_FILE, .path = "/dev/shm/kvick-test-stop", .watch = &watch};
-	struct kv_err err = {0};
-	struct gmem *gm;
 	struct stat st;
 
+	return stat(path, &st) < 0 ? -1 : st.st_size;
+}
+
+struct stop {
+	int left, calls; /* the call by which none is left stops */
+};
+
+static bool stop_soon(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct stop *stop = ctx;
+
+	stop->calls++;
+	return !stop->left--;
+}
+
+/* Add two regions of @bytes; the second is stopped when the first is not. Returns what was said. */
+static int start_stopped(const char *path, int steps, uint64_t bytes)
+{
+	struct stop stop = {steps, 0};
+	struct gmem_watch watch = {stop_soon, &stop};
+	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path, .watch = &watch};
+	struct kv_err err = {0};
+	struct gmem *gm;
+	int r;
+
 	assert_int_equal(gmem_create(&gm, NULL), 0);
-	assert_int_equal(gmem_add_backed(gm, 0, 256 * MIB, &backing, 0, &err), -ECANCELED);
-	assert_int_equal(calls, 1);
-	assert_int_equal(stat(backing.path, &st), 0);
-	assert_true(st.st_blocks * 512 < (off_t)(100 * MIB));
+	r = gmem_add_backed(gm, 0, bytes, &backing, 0, &err);
+	if (!r)
+		r = gmem_add_backed(gm, 4 * GIB, bytes, &backing, bytes, &err);
+	assert_int_equal(stop.calls, r == -ECANCELED ? steps + 1 : stop.calls);
 	gmem_destroy(gm);
-	unlink(backing.path);
+	return r;
+}
+
+/* What a start that failed made is gone; what was there is there. */
+static void test_file_stopped(void **state)
+{
+	static const char path[] = "/dev/shm/kvick-test-stop";
+	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path, .nodes = 1ULL << 63};
+	struct kv_err err = {0};
+	struct gmem *gm;
+	int fd;
+
+	unlink(path);
+	for (int steps = 0; steps < 3; steps++) {
+		/* In the first region, in the second, and after both of them. */
+		assert_int_equal(start_stopped(path, steps, RAM), steps < 2 ? -ECANCELED : 0);
+		assert_int_equal(file_bytes(path), -1);
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		assert_true(fd >= 0);
+		assert_int_equal(start_stopped(path, steps, RAM), steps < 2 ? -ECANCELED : 0);
+		assert_int_equal(file_bytes(path), 0);
+		assert_int_equal(ftruncate(fd, 2 * RAM), 0);
+		assert_int_equal(start_stopped(path, steps, RAM), steps < 2 ? -ECANCELED : 0);
+		assert_int_equal(file_bytes(path), 2 * RAM);
+		fd_close(&fd);
+		unlink(path);
+	}
+	/* At the first step, not at the last. */
+	assert_int_equal(start_stopped(path, 0, 256 * MIB), -ECANCELED);
+	assert_int_equal(file_bytes(path), -1);
+	/* What fails after the reservation. */
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, RAM, &backing, 0, &err), -EINVAL);
+	assert_int_equal(file_bytes(path), -1);
+	gmem_destroy(gm);
+}
+
+/* Another file of the same name is not ours to remove. */
+static void test_file_replaced(void **state)
+{
+	static const char path[] = "/dev/shm/kvick-test-replaced";
+	static const char other[] = "/dev/shm/kvick-test-replaced-by";
+	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path};
+	struct kv_err err = {0};
+	struct gmem *gm;
+	int fd;
+
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, RAM, &backing, 0, &err), 0);
+	fd = open(other, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(fd_write_all(fd, "new", 3), 0);
+	fd_close(&fd);
+	assert_int_equal(rename(other, path), 0);
+	gmem_destroy(gm);
+	assert_int_equal(file_bytes(path), 3);
+	unlink(path);
 }
 
 static void test_invalid(void **state)
@@ -519,6 +589,7 @@ int main(void)
 		cmocka_unit_test(test_chunks),
 		cmocka_unit_test(test_file),
 		cmocka_unit_test(test_file_stopped),
+		cmocka_unit_test(test_file_replaced),
 		cmocka_unit_test(test_invalid),
 		cmocka_unit_test(test_short),
 		cmocka_unit_test(test_memlock),
