@@ -21,7 +21,8 @@ struct client {
 	bool waiting, lazy;
 	bool reported; /* it named what it wrote */
 	struct client *wait_next;
-	unsigned want; /* chunks */
+	uint64_t since_ns; /* when it began to wait */
+	unsigned want;	   /* chunks */
 	struct chunk **held;
 	unsigned held_count;
 };

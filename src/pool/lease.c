@@ -13,6 +13,9 @@
 
 #define RETRY_NS 1000000000ULL
 
+/* How long who waits lets others pass first; and then does not; and so on in turns that double. */
+#define PASS_NS 2000000000ULL
+
 /* Beyond this a report costs more than cleaning the whole chunk. */
 #define SPANS_KEPT 65536
 
@@ -264,6 +267,7 @@ static void lease_queue(struct client *client)
 	*at = client;
 	client->wait_next = NULL;
 	client->waiting = true;
+	client->since_ns = clock_ns();
 	loop_set_timer(client->timer, 0);
 }
 
@@ -277,6 +281,22 @@ static void lease_unqueue(struct client *client)
 		at = &(*at)->wait_next;
 	*at = client->wait_next;
 	client->waiting = false;
+}
+
+/*
+ * Whether who does not wait may have free chunks although others wait for more than are free. By
+ * turns, so that neither starves: what the first in the queue waits for may be leased for days, and
+ * small leases may follow each other so closely that there never is enough for it. As turns become
+ * longer, one is long enough for leases to end that do not stay.
+ */
+static bool queue_passable(const struct pool_server *server)
+{
+	uint64_t turns;
+
+	if (!server->wait_first)
+		return true;
+	turns = (clock_ns() - server->wait_first->since_ns) / PASS_NS;
+	return !turns || __builtin_clzll(turns) % 2 == 0;
 }
 
 /* Whether @client may have @chunk now, or once the threads are done with it. */
@@ -324,8 +344,9 @@ int lease_ask(struct client *client, uint64_t bytes, uint32_t flags)
 	client->lazy = flags & POOL_LAZY;
 	if (flags & POOL_RENEW)
 		client->trusted = false;
-	/* Who comes later does not overtake those who wait. */
-	if (!server->wait_first && chunks_suiting(client) >= want)
+	/* Who waits does not overtake others who do. */
+	if (chunks_suiting(client) >= want &&
+		(flags & POOL_WAIT ? !server->wait_first : queue_passable(server)))
 		return lease_grant(client);
 	if (!(flags & POOL_WAIT)) {
 		/* Else who never waits would never get what others left. */

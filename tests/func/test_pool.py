@@ -261,6 +261,63 @@ def test_waiting(pool):
     pool.quiet()
 
 
+def passes(pool, free):
+    """Whether a request for one chunk that does not wait is served when FREE chunks are free."""
+    pool.until(lambda i: i["free_chunks"] == free)
+    client = Client(pool.path)
+    try:
+        return client.lease(CHUNK, 0)
+    except Refused as refused:
+        assert refused.errno == 11  # EAGAIN
+        client.close()
+        return None
+
+
+def test_waiting_for_much(serve):
+    """Who waits for more than is free lets others pass for a while, then not, then again."""
+    pool = serve("--size", "16M", "--chunk", "4M")
+    holder = Client(pool.path).lease(2 * CHUNK)
+    waiting = [Client(pool.path) for _ in range(2)]
+    for n, chunks in enumerate((3, 1)):
+        waiting[n].send(message(LEASE, WAIT, size=chunks * CHUNK))
+        pool.until(lambda i, n=n: i["waiting"] == n + 1)
+
+    def passing():
+        if client := passes(pool, 2):
+            client.close()
+        return client is not None
+
+    for wanted in (True, False, True):
+        until(lambda w=wanted: passing() == w, f"passing: {wanted}")
+    holder.close()
+    # Among themselves they come in order.
+    for client in waiting:
+        client.answer()
+        assert zero(client.maps())
+        client.close()
+    pool.quiet()
+
+
+def test_waiting_for_all(serve):
+    """Leases that follow each other without a gap do not starve who waits for all."""
+    pool = serve("--size", "16M", "--chunk", "4M")
+    held = [Client(pool.path).lease(CHUNK) for _ in range(2)]
+    waiting = Client(pool.path)
+    waiting.send(message(LEASE, WAIT, size=4 * CHUNK))
+    pool.until(lambda i: i["waiting"])
+    passed, end = 0, time.monotonic() + 60
+    while held:
+        assert time.monotonic() < end
+        if client := passes(pool, 4 - len(held)):
+            held.append(client)
+            passed += 1
+        held.pop(0).close()
+    assert passed
+    waiting.answer()
+    waiting.close()
+    pool.quiet()
+
+
 def test_bad_messages(serve):
     """Each is answered with an error and the end, and counted; descriptors do not stay."""
     pool = serve()
