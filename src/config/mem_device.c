@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* --mem-device: memory that is plugged while the VM runs. */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -198,6 +197,14 @@ static int device_check(const struct vm_mem_device *mem, struct kv_err *err)
 	return 0;
 }
 
+static bool id_taken(const struct vm_config *config, const char *id)
+{
+	for (unsigned i = 0; i < config->mem_count; i++)
+		if (!strcmp(config->mems[i].id, id))
+			return true;
+	return false;
+}
+
 int config_mem_take(struct vm_config *config, struct vm_mem_device *mem, struct kv_err *err)
 {
 	struct gmem_backing backing = {.kind = mem->backing};
@@ -213,10 +220,10 @@ int config_mem_take(struct vm_config *config, struct vm_mem_device *mem, struct 
 	r = device_check(mem, err);
 	if (r < 0)
 		return r;
-	if (!mem->id && asprintf(&mem->id, "mem%u", config->mem_count) < 0) {
-		mem->id = NULL;
-		return -ENOMEM;
-	}
+	if (!mem->id)
+		r = config_id_make(config, "mem", config->mem_count, id_taken, &mem->id);
+	if (r < 0)
+		return r;
 	config->mems[config->mem_count++] = *mem;
 	mem->id = NULL;
 	mem->path = NULL;

@@ -101,6 +101,24 @@ static void test_mem_devices(void **state)
 	vm_config_free(&again);
 }
 
+/* An id that kvick gives is none that is taken. */
+static void test_ids(void **state)
+{
+	static const char *const values[] = {
+		"id=mem1,max=1G", "max=1G", "id=mem4,max=1G", "max=1G", "max=1G"};
+	static const char *const ids[] = {"mem1", "mem2", "mem4", "mem3", "mem5"};
+	struct vm_config config = fresh();
+	struct kv_err err = {0};
+
+	assert_int_equal(vm_config_set(&config, "kernel", "k", &err), 0);
+	for (size_t i = 0; i < ARRAY_LEN(values); i++)
+		assert_int_equal(vm_config_set(&config, "mem-device", values[i], &err), 0);
+	for (size_t i = 0; i < ARRAY_LEN(ids); i++)
+		assert_string_equal(config.mems[i].id, ids[i]);
+	assert_int_equal(vm_config_check(&config, &err), 0);
+	vm_config_free(&config);
+}
+
 static void test_hotplug(void **state)
 {
 	static const char good[] = "{\"memory-hotplug\": {\"total_size_mib\": 2048, "
@@ -141,6 +159,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_mem_devices),
+		cmocka_unit_test(test_ids),
 		cmocka_unit_test(test_hotplug),
 	};
 
