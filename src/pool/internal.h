@@ -67,7 +67,7 @@ int lease_wrote(struct client *client, const struct pool_wrote *wrote);
 /* The client is gone: its chunks go to the threads, or back when it never got them. */
 void lease_end(struct client *client);
 
-/* Serve those who wait, first come, first served. */
+/* Serve those who wait, first come, first served, but for those whose user must return chunks. */
 void leases_serve(struct pool_server *server);
 
 /* Make the pool want @target chunks, and begin to have them. Returns 0; -ENOMEM, -EMFILE, -ENOSPC.

@@ -146,6 +146,7 @@ void chunks_done(void *ctx)
 			chunk_missing(server, chunk, &err);
 		} else {
 			chunk->state = CHUNK_FREE;
+			chunk->owed = false;
 			server->short_said = false;
 		}
 	}
@@ -179,6 +180,28 @@ static unsigned chunks_suiting(const struct client *client)
 	for (unsigned i = 0; i < server->chunk_count; i++)
 		n += chunk_suits(server->chunks[i], client);
 	return n;
+}
+
+/*
+ * Whether the client must wait for its own user's chunks to come back. A client can keep pages of
+ * an ended lease (a huge page by one reference), so that the kernel has no others for the chunk: it
+ * counts for who had it last, or one user would have them all in turn.
+ */
+static bool user_full(const struct client *client)
+{
+	const struct pool_server *server = client->server;
+	uint64_t n = client->want;
+
+	if (!server->user_bytes)
+		return false;
+	for (const struct client *c = server->clients; c; c = c->next)
+		n += c->uid == client->uid ? c->held_count : 0;
+	for (unsigned i = 0; i < server->chunk_count; i++) {
+		const struct chunk *chunk = server->chunks[i];
+
+		n += chunk->owed && chunk->uid == client->uid;
+	}
+	return n * server->form.bytes > server->user_bytes;
 }
 
 /* Chunks the client's user has or waits for, in all leases. */
@@ -284,6 +307,24 @@ static void lease_unqueue(struct client *client)
 }
 
 /*
+ * The first in the queue that does not wait for its own user's chunks: for those, others do not.
+ * Nor does it pass one of the same user, so one look for each user is enough as a rule.
+ */
+static struct client *wait_head(const struct pool_server *server)
+{
+	const struct client *full = NULL;
+
+	for (struct client *client = server->wait_first; client; client = client->wait_next) {
+		if (full && full->uid == client->uid)
+			continue;
+		if (!user_full(client))
+			return client;
+		full = client;
+	}
+	return NULL;
+}
+
+/*
  * Whether who does not wait may have free chunks although others wait for more than are free. By
  * turns, so that neither starves: what the first in the queue waits for may be leased for days, and
  * small leases may follow each other so closely that there never is enough for it. As turns become
@@ -291,11 +332,12 @@ static void lease_unqueue(struct client *client)
  */
 static bool queue_passable(const struct pool_server *server)
 {
+	const struct client *head = wait_head(server);
 	uint64_t turns;
 
-	if (!server->wait_first)
+	if (!head)
 		return true;
-	turns = (clock_ns() - server->wait_first->since_ns) / PASS_NS;
+	turns = (clock_ns() - head->since_ns) / PASS_NS;
 	return !turns || __builtin_clzll(turns) % 2 == 0;
 }
 
@@ -345,7 +387,7 @@ int lease_ask(struct client *client, uint64_t bytes, uint32_t flags)
 	if (flags & POOL_RENEW)
 		client->trusted = false;
 	/* Who waits does not overtake others who do. */
-	if (chunks_suiting(client) >= want &&
+	if (!user_full(client) && chunks_suiting(client) >= want &&
 		(flags & POOL_WAIT ? !server->wait_first : queue_passable(server)))
 		return lease_grant(client);
 	if (!(flags & POOL_WAIT)) {
@@ -417,6 +459,7 @@ void lease_end(struct client *client)
 			server->total.untouched_chunks++;
 			continue;
 		}
+		chunk->owed = true;
 		chunk->ended_ns = now;
 		chunk->spans_known = client->reported && !chunk->spans_lost;
 		chunk->state = CHUNK_WORK;
@@ -435,9 +478,9 @@ void lease_end(struct client *client)
 
 void leases_serve(struct pool_server *server)
 {
-	while (server->wait_first) {
-		struct client *client = server->wait_first;
+	struct client *client;
 
+	while ((client = wait_head(server))) {
 		if (client->want > server->target) {
 			/* The pool shrank meanwhile. */
 			lease_unqueue(client);

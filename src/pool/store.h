@@ -40,6 +40,7 @@ struct chunk {
 	enum chunk_job job;
 	bool sent;	  /* its descriptor went to the client that leases it */
 	bool lent;	  /* some client has had this memory's descriptor */
+	bool owed;	  /* the loop's: @uid had it last, and it has not become free since */
 	bool spans_known; /* @spans is all that was written; else everything may be */
 	bool spans_lost;  /* too many to keep, or no memory for them */
 	struct pool_span *spans;

@@ -582,6 +582,51 @@ def test_control_group(kvick, group, tmp_path):
         assert server.wait(20) == 0
 
 
+def one_chunk():
+    """What as_user() runs: a lease of one chunk without waiting for it; 0 or errno."""
+    try:
+        with Client(one_chunk.path).lease(CHUNK, 0):
+            return 0
+    except Refused as refused:
+        return refused.errno
+
+
+@needs_root
+@pytest.mark.plain  # a sanitizer has memory of its own
+def test_chunks_that_do_not_return(serve, group, tmp_path):
+    """Chunks for which the kernel has no memory after a lease count for who had them: that user gets no
+    others instead, and waits for them without being in the way of other users."""
+    path, limit = group
+    used = next(n for n in ("memory.usage_in_bytes", "memory.current") if (path / n).exists())
+    open_path(tmp_path)
+    pool = serve(
+        *("--size", "16M", "--chunk", "4M", "--user-limit", "8M", "--allow", "65533"),
+        preexec_fn=lambda: (path / "cgroup.procs").write_text(str(os.getpid())),
+    )
+    one_chunk.path = pool.path
+    holder = Client(pool.path).lease(2 * CHUNK)
+    # Room for neither of the two, not even when both have been given back.
+    stat_lines = (line.split() for line in (path / "memory.stat").read_text().splitlines())
+    files = sum(int(n) for name, n in stat_lines if name in ("active_file", "inactive_file"))
+    limit.write_text(str(int((path / used).read_text()) - files + 2 * MIB))
+    holder.close()
+    pool.until(lambda i: i["missing_chunks"] == 2)
+    assert pool.info()["free_chunks"] == 2
+    assert one_chunk() == 11  # EAGAIN
+    assert as_user(65533, one_chunk) == 0
+    waiting = Client(pool.path)
+    waiting.send(message(LEASE, WAIT, size=2 * CHUNK))
+    pool.until(lambda i: i["waiting"] == 1)
+    # Its turn to keep others out would begin now, if what it waits for were the pool's to give.
+    time.sleep(2.2)
+    assert as_user(65533, one_chunk) == 0
+    limit.write_text(str(96 * MIB))
+    waiting.answer()
+    waiting.close()
+    pool.quiet()
+    assert pool.stop() == 0
+
+
 def test_user_limit(serve):
     pool = serve("--user-limit", "16M")
     with Client(pool.path).lease(3 * CHUNK):
