@@ -28,9 +28,10 @@ struct vblk_file {
  * Open @path, a regular file or a block device, and lock it: a disk that is written to has one
  * user, one that is only read any number (open file description locks, fcntl(2)). @direct: go
  * around the host's page cache.
- * Returns 0; -errno of open(2); -EBUSY (in use); -EINVAL (no disk; size not a multiple of 512;
- * empty; no O_DIRECT there) with a sentence.
+ * Returns 0; -errno of open(2); -EBUSY (in use, and still so a second later); -EINVAL (no disk;
+ * size not a multiple of 512; empty; no O_DIRECT there) with a sentence.
  * Owns: the caller closes it with vblk_file_close(), unless a device takes it.
+ * Context: before the loop runs, as it may take that second.
  */
 int vblk_file_open(
 	struct vblk_file *file, const char *path, bool read_only, bool direct, struct kv_err *err);

@@ -11,6 +11,10 @@
 #include "base/fd.h"
 #include "virtio/blk.h"
 
+/* How long to wait for a lock, in how many steps. */
+#define LOCK_STEP_US 5000
+#define LOCK_STEPS   200
+
 /* A second open of the same file, by a name that cannot have changed hands meanwhile. */
 static int direct_open(int fd, bool read_only)
 {
@@ -37,12 +41,27 @@ int vblk_file_size(int fd, uint64_t *ret)
 	return ioctl(fd, BLKGETSIZE64, ret) < 0 ? -errno : 0;
 }
 
-static int lock_take(int fd, bool read_only)
+static int lock_try(int fd, bool read_only)
 {
 	struct flock lock = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 	int r = fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 
 	return r == -EAGAIN || r == -EACCES ? -EBUSY : r;
+}
+
+/*
+ * Requests that io_uring has under way keep the open file, and its lock with it, beyond the end of
+ * a process that was killed: who starts again at once waits for them.
+ */
+static int lock_take(int fd, bool read_only)
+{
+	int r = lock_try(fd, read_only);
+
+	for (unsigned i = 0; r == -EBUSY && i < LOCK_STEPS; i++) {
+		usleep(LOCK_STEP_US);
+		r = lock_try(fd, read_only);
+	}
+	return r;
 }
 
 /* Returns 0 or -errno with a sentence about @path. */

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks of a running machine."""
 
+import fcntl
 import os
 import signal
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,17 @@ def test_one_writer(start, kvick, flat, disk):
     other = start("--boot-timer", "--disk", f"{disk},ro", flat / "halt.pvh.elf")
     other.expect("Guest-boot-time", "err")
     assert run(kvick, "--disk", disk, flat / "halt.pvh.elf").returncode == START
+
+
+def test_lock_left_behind(start, flat, disk):
+    """The lock of a machine that was killed may outlive it for a moment: the next one waits."""
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    with disk.open("r+b") as held:
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, lock)
+        vm = start("--boot-timer", "--disk", disk, flat / "halt.pvh.elf")
+        time.sleep(0.2)
+        assert vm.process.poll() is None
+    vm.expect("Guest-boot-time", "err")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -463,6 +464,34 @@ static void test_open(void **state)
 	unlink(path);
 }
 
+/* What a process that was killed had under way keeps its lock for a moment: that is waited for. */
+static void test_open_again(void **state)
+{
+	struct kv_err err = {0};
+	struct vblk_file file;
+	char path[64], byte;
+	int locked[2];
+	pid_t child;
+
+	file_make(path, 512);
+	assert_int_equal(pipe(locked), 0);
+	child = fork();
+	if (!child) {
+		if (vblk_file_open(&file, path, false, false, &err) || write(locked[1], "x", 1) < 1)
+			_exit(1);
+		usleep(200000);
+		_exit(0);
+	}
+	assert_true(child > 0);
+	close(locked[1]);
+	assert_int_equal(read(locked[0], &byte, 1), 1);
+	close(locked[0]);
+	assert_int_equal(vblk_file_open(&file, path, false, false, &err), 0);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	vblk_file_close(&file);
+	unlink(path);
+}
+
 static void test_config(void **state)
 {
 	struct how how = {.features = F_FLUSH};
@@ -523,6 +552,7 @@ int main(void)
 		cmocka_unit_test(test_full_ring),
 		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_open),
+		cmocka_unit_test(test_open_again),
 		cmocka_unit_test(test_config),
 		cmocka_unit_test(test_resize),
 	};
