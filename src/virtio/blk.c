@@ -106,6 +106,12 @@ static void req_end(struct vblk *blk, struct blk_req *req, uint8_t status)
 	blk->free_reqs = req;
 }
 
+/* §5.2.6.2: without flushes, what is written is stored when the request ends. */
+static bool stores_at_once(const struct vblk *blk)
+{
+	return blk->writeback && !(vdev_features(blk->vd) & F_FLUSH);
+}
+
 static void io_done(void *ctx, struct blk_io_req *io, int result)
 {
 	struct vblk *blk = ctx;
@@ -113,6 +119,12 @@ static void io_done(void *ctx, struct blk_io_req *io, int result)
 	/* A buffer that O_DIRECT does not take for its alignment goes through the page cache. */
 	if (result == -EINVAL && blk->file.direct_fd >= 0 && io->fd == blk->file.direct_fd) {
 		io->fd = blk->file.fd;
+		blk_io_submit(blk->io, io);
+		return;
+	}
+	/* As RWF_DSYNC does for writes. */
+	if (!result && io->kind == BLK_IO_FALLOCATE && stores_at_once(blk)) {
+		io->kind = BLK_IO_SYNC;
 		blk_io_submit(blk->io, io);
 		return;
 	}
@@ -144,8 +156,7 @@ static void data_start(struct vblk *blk, struct blk_req *req, uint64_t sector)
 	}
 	io->offset = sector * VBLK_SECTOR_BYTES;
 	io->fd = blk->file.direct_fd >= 0 ? blk->file.direct_fd : blk->file.fd;
-	/* §5.2.6.2: without flushes, what is written is stored when the request ends. */
-	if (write && blk->writeback && !(vdev_features(blk->vd) & F_FLUSH))
+	if (write && stores_at_once(blk))
 		io->flags = RWF_DSYNC;
 	if (!write)
 		req->written = (uint32_t)io->bytes;

@@ -16,6 +16,7 @@
 
 #include "mmio_driver.h"
 #include "virtio/blk.h"
+#include "virtio/blk_io.h"
 
 #define SECTORS	   64ULL
 #define DISK_BYTES (SECTORS * VBLK_SECTOR_BYTES)
@@ -45,6 +46,19 @@ struct how {
 	bool sync, read_only, direct, unsafe, packed;
 	uint64_t features; /* of the driver's, beside VERSION_1 */
 };
+
+static unsigned asked[4]; /* by enum blk_io_kind: what the device had done */
+static int flags_last;
+
+void __wrap_blk_io_submit(struct blk_io *io, struct blk_io_req *req);
+void __real_blk_io_submit(struct blk_io *io, struct blk_io_req *req);
+
+void __wrap_blk_io_submit(struct blk_io *io, struct blk_io_req *req)
+{
+	asked[req->kind]++;
+	flags_last = req->flags;
+	__real_blk_io_submit(io, req);
+}
 
 static void file_make(char path[64], uint64_t bytes)
 {
@@ -306,6 +320,34 @@ static void test_ranges(void **state)
 	board_free(&b);
 }
 
+/* With a driver that does not flush, all that changes the disk is stored when it is answered. */
+static void test_stored(void **state)
+{
+	for (unsigned bits = 0; bits < 8; bits++) {
+		struct how how = {
+			.sync = bits & 1,
+			.unsafe = bits & 2,
+			.features = (bits & 4 ? F_FLUSH : 0) | 1ULL << 13 | 1ULL << 14,
+		};
+		bool stored = !(bits & 6);
+		struct board b;
+
+		if ((bits & 6) == 6)
+			continue;
+		board_make(&b, &how);
+		memset(asked, 0, sizeof(asked));
+		assert_int_equal(request(&b, T_OUT, 0, 512, 0), 0);
+		assert_int_equal(flags_last, stored ? RWF_DSYNC : 0);
+		assert_int_equal(asked[BLK_IO_SYNC], 0);
+		assert_int_equal(range(&b, T_WRITE_ZEROES, 8, 8, 1), 0);
+		assert_int_equal(asked[BLK_IO_SYNC], stored ? 1 : 0);
+		assert_int_equal(range(&b, T_DISCARD, 8, 8, 0), 0);
+		assert_int_equal(asked[BLK_IO_SYNC], stored ? 2 : 0);
+		assert_int_equal(asked[BLK_IO_FALLOCATE], 2);
+		board_free(&b);
+	}
+}
+
 /* Header and status share buffers with the data, or have none: any layout (§2.7.4). */
 static void test_layouts(void **state)
 {
@@ -547,6 +589,7 @@ int main(void)
 		cmocka_unit_test(test_direct),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_stored),
 		cmocka_unit_test(test_layouts),
 		cmocka_unit_test(test_reset_under_way),
 		cmocka_unit_test(test_full_ring),
