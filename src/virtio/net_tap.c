@@ -59,11 +59,9 @@ static int tap_offload(struct vnet_host *host, uint64_t offloads)
 	return ioctl(host->fds[0], TUNSETOFFLOAD, flags) < 0 ? -errno : 0;
 }
 
-/* The kernel spreads what it sends over the queues that are attached. */
-static int tap_pairs(struct vnet_host *host, unsigned count)
+/* Attach or detach queues until there are @count. Returns 0 or -errno, half-way. */
+static int queues_set(struct tap *tap, unsigned count)
 {
-	struct tap *tap = (struct tap *)host;
-
 	while (tap->pairs_on != count) {
 		bool more = tap->pairs_on < count;
 		unsigned i = more ? tap->pairs_on : tap->pairs_on - 1;
@@ -71,11 +69,24 @@ static int tap_pairs(struct vnet_host *host, unsigned count)
 			.ifr_flags = more ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE,
 		};
 
-		if (ioctl(host->fds[i], TUNSETQUEUE, &ifr) < 0)
+		if (ioctl(tap->host.fds[i], TUNSETQUEUE, &ifr) < 0)
 			return -errno;
 		tap->pairs_on = more ? i + 1 : i;
 	}
 	return 0;
+}
+
+/* The kernel spreads what it sends over the queues that are attached. */
+static int tap_pairs(struct vnet_host *host, unsigned count)
+{
+	struct tap *tap = (struct tap *)host;
+	unsigned before = tap->pairs_on;
+	int r = queues_set(tap, count);
+
+	/* The device goes on with what it had: nobody reads from others. */
+	if (r < 0)
+		queues_set(tap, before);
+	return r;
 }
 
 static void tap_close(struct vnet_host *host)

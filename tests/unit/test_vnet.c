@@ -839,6 +839,35 @@ static void test_tap(void **state)
 	vnet_host_close(host);
 }
 
+/* A queue of a tap that cannot be attached: those before it are as they were. */
+static void test_tap_half_way(void **state)
+{
+	struct ifreq ifr = {.ifr_name = "kvtest%d",
+		.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE};
+	struct ifreq attach = {.ifr_flags = IFF_ATTACH_QUEUE};
+	struct ifreq detach = {.ifr_flags = IFF_DETACH_QUEUE};
+	int fd = open("/dev/net/tun", O_RDWR);
+	struct vnet_host *host = NULL;
+	struct kv_err err = {0};
+
+	if (fd < 0 || ioctl(fd, TUNSETIFF, &ifr) < 0) {
+		print_message("taps cannot be created here\n");
+		skip();
+	}
+	if (vnet_tap_open(&host, ifr.ifr_name, 4, &err))
+		fail_msg("%s", err.text);
+	/* What is attached cannot be attached again. */
+	assert_int_equal(ioctl(host->fds[2], TUNSETQUEUE, &attach), 0);
+	assert_int_equal(host->ops->pairs(host, 4), -EINVAL);
+	assert_int_equal(ioctl(host->fds[2], TUNSETQUEUE, &detach), 0);
+	assert_int_equal(ioctl(host->fds[1], TUNSETQUEUE, &attach), 0);
+	assert_int_equal(ioctl(host->fds[1], TUNSETQUEUE, &detach), 0);
+	assert_int_equal(host->ops->pairs(host, 4), 0);
+	assert_int_equal(host->ops->pairs(host, 1), 0);
+	vnet_host_close(host);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -857,6 +886,7 @@ int main(void)
 		cmocka_unit_test(test_user),
 		cmocka_unit_test(test_user_lost),
 		cmocka_unit_test(test_tap),
+		cmocka_unit_test(test_tap_half_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
