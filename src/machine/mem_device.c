@@ -61,15 +61,19 @@ static bool windows_plan(
 	}
 }
 
-/* The first address behind all RAM. */
+/*
+ * The first address behind all RAM that does not touch it. Areas of memory keep apart: a guest that
+ * finds two side by side makes one buffer of the end of one and the beginning of the other, and a
+ * device looks for a buffer in one area.
+ */
 static gpa_t ram_end(const struct machine *m)
 {
 	uint64_t bytes = m->p.config->memory_bytes;
 
-	return bytes <= LAYOUT_HOLE ? LAYOUT_HOLE_END : bytes - LAYOUT_HOLE + LAYOUT_HOLE_END;
+	return bytes <= LAYOUT_HOLE ? LAYOUT_HOLE_END : bytes - LAYOUT_HOLE + LAYOUT_HOLE_END + 1;
 }
 
-/* Add the area of @mem at or behind *@at, which goes on to its end. */
+/* Add the area of @mem at or behind *@at, which goes on to what does not touch it. */
 static int area_add(struct machine *m, const struct vm_mem_device *mem, uint64_t window,
 	unsigned bits, gpa_t *at, struct kv_err *err)
 {
@@ -112,7 +116,7 @@ static int area_add(struct machine *m, const struct vm_mem_device *mem, uint64_t
 			"max=%s at 0x%" PRIx64 " is more than this CPU's %u physical address bits "
 			"reach",
 			size_format(mem->max_bytes, size, sizeof(size)), params.gpa, bits);
-	*at = end;
+	*at = end + 1;
 	return gmem_hot_add(&m->mems[m->mem_count].hot, m->gm, &params, err);
 }
 

@@ -104,6 +104,7 @@ int vq_start(struct vq *vq, const struct vq_setup *setup)
 	vq->signalled = vq->used;
 	vq->signalled_wrap = vq->used_wrap;
 	vq->signalled_valid = !setup->next_avail && !setup->next_used;
+	vq->fresh = 0;
 	vq->broken = false;
 	vq->running = true;
 	vq->generation++;

@@ -40,6 +40,7 @@ struct vq {
 	uint16_t signalled;	    /* used when the driver was last interrupted */
 	bool signalled_wrap;
 	bool signalled_valid; /* signalled says something */
+	unsigned fresh;	      /* packed: entries used since the driver's wish was looked at */
 	bool kicks_on;
 	unsigned generation;   /* rises at each start: chains of an earlier one are dropped */
 	struct vq_slot *slots; /* setup.size of them */

@@ -154,6 +154,7 @@ void packed_push(
 		else
 			first_flags = flags;
 		advance(&vq->used, &vq->used_wrap, chains[i].count, vq->setup.size);
+		vq->fresh += chains[i].count;
 	}
 	/* Release: ids, lengths, data and later flags are visible when this says "used". */
 	__atomic_store_n(&first->flags, first_flags, __ATOMIC_RELEASE);
@@ -164,11 +165,13 @@ bool packed_should_notify(struct vq *vq)
 	const struct packed_event *event = (const struct packed_event *)vq->driver;
 	uint16_t size = vq->setup.size, off_wrap, flags;
 	unsigned now, before, wanted;
-	bool valid = vq->signalled_valid;
+	/* After a lap the places alone do not tell what was passed; all of them were. */
+	bool valid = vq->signalled_valid, lap = vq->fresh >= size;
 
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (valid && vq->signalled == vq->used && vq->signalled_wrap == vq->used_wrap)
+	if (valid && !vq->fresh)
 		return false;
+	vq->fresh = 0;
 	flags = __atomic_load_n(&event->flags, __ATOMIC_ACQUIRE);
 	off_wrap = __atomic_load_n(&event->off_wrap, __ATOMIC_RELAXED);
 	/* All three on one line of twice the ring, seen from where the last interrupt was. */
@@ -181,7 +184,7 @@ bool packed_should_notify(struct vq *vq)
 	vq->signalled_valid = true;
 	if (flags == EVENT_DISABLE)
 		return false;
-	if (flags != EVENT_DESC || !vq->setup.event_idx || !valid)
+	if (flags != EVENT_DESC || !vq->setup.event_idx || !valid || lap)
 		return true;
 	return wanted >= before && wanted < now;
 }

@@ -414,6 +414,36 @@ static void test_event_idx(void **state)
 	}
 }
 
+/* However many entries are used between two looks at what the driver wants, it is woken up. */
+static void packed_lap_try(uint16_t before, unsigned pushes)
+{
+	struct drv drv;
+	struct vq *vq = queue_start(&drv, 8, true, true);
+	uint16_t *driver = drv_at(&drv, DRV_DRIVER);
+
+	vq_should_notify(vq);
+	for (unsigned i = 0; i < before; i++)
+		one_round(&drv, vq);
+	vq_should_notify(vq);
+	for (unsigned i = 0; i < pushes; i++) {
+		/* The driver polls, and would sleep until this one is used. */
+		driver[0] = (uint16_t)(drv.used | (drv.used_wrap ? 0x8000U : 0));
+		driver[1] = 2;
+		one_round(&drv, vq);
+	}
+	if (!vq_should_notify(vq))
+		fail_msg("no interrupt: %u entries after one at %u", pushes, before);
+	assert_false(vq_should_notify(vq));
+	vq_destroy(vq);
+}
+
+static void test_packed_laps(void **state)
+{
+	for (uint16_t before = 0; before < 8; before++)
+		for (unsigned pushes = 1; pushes <= 33; pushes++)
+			packed_lap_try(before, pushes);
+}
+
 /* A ring that lies in memory which went away is broken and touches nothing. */
 static void test_recheck(void **state)
 {
@@ -447,6 +477,7 @@ int main(void)
 		cmocka_unit_test(test_stale),
 		cmocka_unit_test(test_notify),
 		cmocka_unit_test(test_event_idx),
+		cmocka_unit_test(test_packed_laps),
 		cmocka_unit_test(test_recheck),
 	};
 
