@@ -17,10 +17,13 @@ static json_int_t mib(uint64_t bytes)
 /* Firecracker's members; its slots are what a window is here. */
 static json_t *status_pack(const struct machine_mem_info *info)
 {
+	/* The only window may be shorter than others would be. */
+	uint64_t slot = info->windows > 1 ? info->window_bytes : info->max_bytes;
+
 	return json_pack("{s:I, s:I, s:I, s:I, s:I}", "total_size_mib", mib(info->max_bytes),
-		"block_size_mib", mib(info->block_bytes), "slot_size_mib",
-		mib(info->max_bytes / (info->windows ? info->windows : 1)), "plugged_size_mib",
-		mib(info->plugged_bytes), "requested_size_mib", mib(info->requested_bytes));
+		"block_size_mib", mib(info->block_bytes), "slot_size_mib", mib(slot),
+		"plugged_size_mib", mib(info->plugged_bytes), "requested_size_mib",
+		mib(info->requested_bytes));
 }
 
 /* All that is known of a device. */

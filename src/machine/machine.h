@@ -159,6 +159,7 @@ const struct gmem *machine_gmem(const struct machine *m);
 struct machine_mem_info {
 	const char *id; /* of the machine's */
 	uint64_t max_bytes, block_bytes;
+	uint64_t window_bytes;	  /* of a memory slot; the last one may be shorter */
 	uint64_t requested_bytes; /* what the guest shall have plugged */
 	uint64_t plugged_bytes;	  /* what it has */
 	unsigned windows;	  /* memory slots there may be */

@@ -259,6 +259,7 @@ int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret)
 		.id = m->mems[i].id,
 		.max_bytes = info.hot.bytes,
 		.block_bytes = info.hot.block_bytes,
+		.window_bytes = info.hot.window_bytes,
 		.requested_bytes = info.requested_bytes,
 		.plugged_bytes = info.hot.plugged_bytes,
 		.windows = info.hot.windows,

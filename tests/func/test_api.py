@@ -89,6 +89,18 @@ def test_instance(vm, sockets):
     end(one)
 
 
+@pytest.mark.parametrize(
+    ("keys", "slot_mib"),
+    [("max=3G,slots=2", 2048), ("max=512M", 512), ("max=3G,dynamic-memslots=off", 3072)],
+)
+def test_memory_slots(vm, keys, slot_mib):
+    """What a whole slot has; the last one may be shorter."""
+    one, client = vm("spin", "--serial", "none", "--mem-device", keys)
+    status, info = client.ask("GET", "/hotplug/memory")
+    assert (status, info["slot_size_mib"]) == (200, slot_mib)
+    end(one)
+
+
 @pytest.mark.parametrize("cpus", ("1", "3"))
 def test_pause_stops_the_guest(vm, cpus):
     one, client = vm("spin", "--serial", "none", "--cpus", cpus)

@@ -74,8 +74,16 @@ int __wrap_machine_disk_limit(
 }
 
 static struct machine_mem_info mems[] = {
-	{.id = "m0", .max_bytes = 16 * GIB, .block_bytes = 2 * MIB, .windows = 16},
-	{.id = "hotplug", .max_bytes = 4 * GIB, .block_bytes = 4 * KIB, .windows = 32},
+	{.id = "m0",
+		.max_bytes = 3 * GIB,
+		.block_bytes = 2 * MIB,
+		.window_bytes = 2 * GIB,
+		.windows = 2},
+	{.id = "hotplug",
+		.max_bytes = 512 * MIB,
+		.block_bytes = 4 * KIB,
+		.window_bytes = 1 * GIB,
+		.windows = 1},
 };
 static unsigned mem_count;
 static unsigned looked; /* times that a device's present bytes were counted */
@@ -285,10 +293,12 @@ static void test_memory(void **state)
 	mem_count = 1;
 	expect("PATCH", "/hotplug/memory", one, 204, NULL);
 	assert_int_equal(mems[0].requested_bytes, 512 * MIB);
-	assert_int_equal(number("/hotplug/memory", "slot_size_mib"), 1024);
+	assert_int_equal(number("/hotplug/memory", "total_size_mib"), 3072);
+	assert_int_equal(number("/hotplug/memory", "slot_size_mib"), 2048);
 	mem_count = 2;
 	assert_int_equal(number("/hotplug/memory", "requested_size_mib"), 0);
-	assert_int_equal(number("/hotplug/memory", "total_size_mib"), 4096);
+	assert_int_equal(number("/hotplug/memory", "total_size_mib"), 512);
+	assert_int_equal(number("/hotplug/memory", "slot_size_mib"), 512);
 	assert_int_equal(number("/hotplug/memory", "max_bytes"), 0);
 	/* That takes long, and is done for nobody who does not ask. */
 	assert_int_equal(looked, 0);
