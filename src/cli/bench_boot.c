@@ -333,7 +333,7 @@ static const char *subject_name(const struct boot_bench *bench, unsigned index)
 	return bench_words_name(bench->subjects[index].argv);
 }
 
-static void row_print(const char *name, struct bench_samples *s)
+static void row_print(const char *name, const struct bench_samples *s)
 {
 	printf("  %-24.24s %10.3f %10.3f %10.3f\n", name, bench_rank(s, 0), bench_rank(s, 0.5),
 		bench_rank(s, 0.99));

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/num.h"
 #include "cli/bench.h"
+#include "cli/bench_out.h"
 #include "cli/bench_stat.h"
 #include "cli/cli.h"
 
@@ -49,9 +50,9 @@ static const struct cli_usage usage = {
 	.synopsis = "[OPTION...] A.json B.json",
 	.about = "Compare what two runs of the same benchmark, or two reports, found: for each\n"
 		 "figure of both whether B is better, worse, or within noise of A. Better is\n"
-		 "less, and more of rates (GB/s, MiB/s). The test is Mann-Whitney's U on all "
-		 "samples,\n"
-		 "two-sided, p < 0.01, and the medians must differ by 2 % or more.\n",
+		 "less, and more of rates (GB/s, MiB/s). The test is Mann-Whitney's U, exact and\n"
+		 "two-sided, p < 0.01, and the medians must differ by 2 % or more. Of more than\n"
+		 "10 samples, medians of 10 successive batches are compared.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 	.operand = "A.json B.json",
@@ -114,10 +115,16 @@ static void figure_compare(struct compare *compare, const char *name, json_t *a,
 	MEM_SCOPED double *va = NULL;
 	MEM_SCOPED double *vb = NULL;
 	size_t na = values_of(a, &va), nb = values_of(b, &vb);
-	double p = va && vb ? bench_rank_test(va, na, vb, nb) : 1;
-	/* With fewer no outcome is as unlikely as P_MAX. */
-	const char *text = verdict(compare, p, ma, mb, na >= 5 && nb >= 5, is_rate(name));
+	double p = 1;
+	const char *text;
 
+	if (va && vb) {
+		na = bench_stat_thin(va, na);
+		nb = bench_stat_thin(vb, nb);
+		p = bench_rank_test(va, na, vb, nb);
+	}
+	/* Of 4 and 4 no outcome is as unlikely as P_MAX. */
+	text = verdict(compare, p, ma, mb, na >= 5 && nb >= 5, is_rate(name));
 	json_array_append_new(compare->rows, json_pack("{s:s, s:f, s:f, s:f, s:s}", "figure", name,
 						     "a", ma, "b", mb, "p", p, "verdict", text));
 }
@@ -237,11 +244,38 @@ static void rows_print(const struct compare *compare)
 			json_string_value(json_object_get(row, "verdict")));
 	}
 	printf("\nB against A: %u better, %u worse, %u within noise, %u with too few runs to tell\n"
-	       "(Mann-Whitney U on all samples, two-sided, p < %.2f, and medians %.0f %% apart; "
-	       "of\n"
-	       "100 figures that did not change, about one still shows up)\n",
+	       "(Mann-Whitney U, exact, two-sided, p < %.2f, and medians %.0f %% apart; of more "
+	       "than\n"
+	       "%d samples a side, medians of %d successive batches. It tells that two runs "
+	       "differ, not\n"
+	       "why: another hour of a shared machine is reason enough.)\n",
 		compare->better, compare->worse, compare->same, compare->unsure, P_MAX,
-		SHARE_MIN * 100);
+		SHARE_MIN * 100, BENCH_STAT_MAX, BENCH_STAT_MAX);
+}
+
+static double others_share(json_t *document)
+{
+	return json_number_value(
+		json_object_get(json_object_get(document, "noise"), "others_share"));
+}
+
+/* Say so when others were busy while the figures of @root, or a part of them, were taken. */
+static void noise_tell(const char *path, json_t *root)
+{
+	double most = others_share(root), share;
+	json_t *section;
+	size_t i;
+
+	json_array_foreach(json_object_get(root, "sections"), i, section)
+	{
+		share = others_share(section);
+		most = share > most ? share : most;
+	}
+	if (most > BENCH_NOISY)
+		cli_error("bench compare",
+			"warning: %s: the machine was NOISY, others used up to %.0f %% of the CPUs "
+			"meanwhile; runs of one and the same program differ then",
+			path, most * 100);
 }
 
 static json_t *document_load(const char *path, struct kv_err *err)
@@ -278,6 +312,10 @@ static int documents_compare(struct compare *compare, struct kv_err *err)
 		walk(compare, "", a, b, 0);
 	if (!r && !json_array_size(compare->rows))
 		r = err_set(err, -EINVAL, "the two have no figure in common");
+	if (!r) {
+		noise_tell(compare->paths[0], a);
+		noise_tell(compare->paths[1], b);
+	}
 	json_decref(a);
 	json_decref(b);
 	return r;

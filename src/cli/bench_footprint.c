@@ -426,7 +426,7 @@ static int rounds_run(struct footprint *bench, struct kv_err *err)
 	return 0;
 }
 
-static double mib(struct bench_samples *samples)
+static double mib(const struct bench_samples *samples)
 {
 	return bench_rank(samples, 0.5) / (double)MIB;
 }

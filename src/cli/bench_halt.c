@@ -514,7 +514,8 @@ static void bench_clear(struct halt_bench *bench)
 	}
 }
 
-static void row_print(const char *name, struct bench_samples *kvick, struct bench_samples *floor)
+static void row_print(
+	const char *name, const struct bench_samples *kvick, const struct bench_samples *floor)
 {
 	double base = bench_rank(floor, 0.5), base_min = bench_rank(floor, 0);
 

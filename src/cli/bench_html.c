@@ -10,6 +10,7 @@
 
 #include "base/num.h"
 #include "cli/bench_chart.h"
+#include "cli/bench_out.h"
 
 #define GROUPS_MAX 48 /* of one chart */
 
@@ -89,9 +90,10 @@ static void section_head(FILE *f, const char *title, json_t *section)
 	fprintf(f, "<h2>%s</h2>\n<p><code>", title);
 	bench_escape(f, string(section, "command"));
 	fprintf(f, "</code><br>Others used %.0f %% of the CPUs meanwhile%s.</p>\n", others * 100,
-		others > 0.15 ? ": the machine was <strong>noisy</strong>, so trust ratios, minima "
-				"and CPU time"
-			      : "");
+		others > BENCH_NOISY
+			? ": the machine was <strong>noisy</strong>, so trust ratios, minima "
+			  "and CPU time"
+			: "");
 }
 
 static void case_name(json_t *c, char *buf, size_t bytes)

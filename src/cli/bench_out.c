@@ -15,9 +15,6 @@
 #include "base/num.h"
 #include "kvm/kvm.h"
 
-/* Over this share of others, medians moved by more than a tenth in repeated runs. */
-#define NOISY 0.15
-
 static uint64_t usage_ns(int who)
 {
 	struct rusage usage;
@@ -74,7 +71,8 @@ void bench_noise_print(const struct bench_noise *noise)
 
 	printf("others used %.0f %% of the CPUs meanwhile (load average %.2f at the start)%s\n",
 		share * 100, noise->load,
-		share > NOISY ? ": the machine was NOISY; trust ratios, minima and CPU time" : "");
+		share > BENCH_NOISY ? ": the machine was NOISY; trust ratios, minima and CPU time"
+				    : "");
 }
 
 void bench_progress(unsigned done, unsigned all)
@@ -88,7 +86,7 @@ void bench_progress(unsigned done, unsigned all)
 }
 
 /* The median distance from the median; 0 when memory is short. */
-static double spread(struct bench_samples *samples)
+static double spread(const struct bench_samples *samples)
 {
 	struct bench_samples distances = {0};
 	double median = bench_rank(samples, 0.5), mad = 0;
@@ -102,7 +100,7 @@ static double spread(struct bench_samples *samples)
 	return mad;
 }
 
-json_t *bench_json(struct bench_samples *samples)
+json_t *bench_json(const struct bench_samples *samples)
 {
 	json_t *values = json_array();
 	double median = bench_rank(samples, 0.5);

@@ -9,6 +9,9 @@
 
 /* What the benchmarks say: progress, figures as JSON, and how quiet the machine was. */
 
+/* Over this share of others, medians moved by more than a tenth in repeated runs. */
+#define BENCH_NOISY 0.15
+
 /* How busy the machine was with other things since bench_noise_start(). */
 struct bench_noise {
 	uint64_t busy_ns, all_ns, own_ns; /* of all CPUs, and of this process and its children */
@@ -32,10 +35,10 @@ void bench_progress(unsigned done, unsigned all);
 
 /*
  * Figures as an object: min, median, p99, mad (median distance from the median), count, values
- * (all, ascending). Sorts @samples.
+ * (all, in the order in which they were measured).
  * Owns: the caller has the only reference.
  */
-json_t *bench_json(struct bench_samples *samples);
+json_t *bench_json(const struct bench_samples *samples);
 
 /*
  * Print a benchmark's figures to stdout as a document: kind, version, host, noise, @result.

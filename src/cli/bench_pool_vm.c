@@ -303,7 +303,7 @@ int bench_vms_write(struct bench_vms *vms, struct kv_err *err)
 	return r;
 }
 
-static double ratio(struct bench_samples *a, struct bench_samples *b, double share)
+static double ratio(const struct bench_samples *a, const struct bench_samples *b, double share)
 {
 	double by = bench_rank(b, share);
 

@@ -358,7 +358,7 @@ static const char *subject_name(const struct subject *subject)
 	return subject->argv[0];
 }
 
-static void row_print(const char *name, struct bench_samples *s, double base)
+static void row_print(const char *name, const struct bench_samples *s, double base)
 {
 	printf("  %-22.22s %9.3f %9.3f %9.3f", name, bench_rank(s, 0), bench_rank(s, 0.5),
 		bench_rank(s, 0.99));

@@ -164,21 +164,23 @@ static int value_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-double bench_rank(struct bench_samples *samples, double share)
+double bench_rank(const struct bench_samples *samples, double share)
 {
 	unsigned n = samples->count;
+	MEM_SCOPED double *sorted = malloc((n + 1) * sizeof(*sorted));
 	double at = share * n;
 	unsigned index = (unsigned)at;
 
-	if (!n)
+	if (!n || !sorted)
 		return 0;
-	qsort(samples->values, n, sizeof(*samples->values), value_compare);
+	memcpy(sorted, samples->values, n * sizeof(*sorted));
+	qsort(sorted, n, sizeof(*sorted), value_compare);
 	if (share > 0.499 && share < 0.501)
-		return (samples->values[(n - 1) / 2] + samples->values[n / 2]) / 2;
+		return (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
 	/* Nearest rank: the smallest value with at least that share at or below it. */
 	if (at > index)
 		index++;
-	return samples->values[index ? index - 1 : 0];
+	return sorted[index ? index - 1 : 0];
 }
 
 int bench_memory_set(uint64_t *bytes, const char *value, struct kv_err *err)

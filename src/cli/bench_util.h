@@ -62,7 +62,7 @@ int bench_spawn(struct bench_run *run, char *const *argv, uint64_t timeout_ns);
  */
 char **bench_environ(char *text);
 
-/* Values of one figure over all runs. */
+/* Values of one figure over all runs, in the order in which they were measured. */
 struct bench_samples {
 	unsigned count, room;
 	double *values;
@@ -74,9 +74,9 @@ void bench_free(struct bench_samples *samples);
 
 /*
  * The value below which @share (0..1) of the samples lie (nearest rank; 0.5: the median, the mean
- * of the middle two when there is no middle one). Sorts @samples. 0 when there are none.
+ * of the middle two when there is no middle one). 0 when there are none, or memory is short.
  */
-double bench_rank(struct bench_samples *samples, double share);
+double bench_rank(const struct bench_samples *samples, double share);
 
 /* Room for the path of a program. */
 #define BENCH_SELF_MAX 4096
