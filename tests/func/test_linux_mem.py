@@ -22,7 +22,7 @@ def round_trips(large_vm, sizes, max_gib=64):
     back, beside a process at work."""
     script = []
     for mib in sizes:
-        script += [f"memwait {mib + 100} {mib + 256}", "memtest all", "memwork 48", "echo tested"]
+        script += [f"memwait {mib + 200} {mib + 256}", "memtest all", "memwork 48", "echo tested"]
         script += ["memwait 200 256", "memwork stop", "echo shrunk"]
     script += ["memwait 300 384"]
     vm = large_vm(script, "--memory", "256M", "--cpus", "2", "--mem-device", f"id=m0,max={max_gib}G")
