@@ -215,7 +215,8 @@ static void run_memory_over(void *ctx, const struct gmem *gm)
 
 /*
  * The control socket is made before anything of the VM, so that an id that is in use is an error
- * before the VM starts. It costs nothing without --id and --api-sock.
+ * before the VM starts, and after signals are caught, so that none leaves it behind. It costs
+ * nothing without --id and --api-sock.
  */
 static int sock_open(struct run *run, struct kv_err *err)
 {
@@ -293,19 +294,24 @@ static int run_start(struct run *run, struct kv_err *err)
 
 	if (r < 0)
 		return err_set(err, r, "counters: %s", err_text(r));
+	r = loop_create(&run->loop);
+	if (r < 0)
+		return err_set(err, r, "event loop: %s", err_text(r));
+	loop_trace(run->loop, exits_cpu(run->work, 0));
+	r = signals_open(run, err);
+	if (!r)
+		r = sock_open(run, err);
+	if (r < 0)
+		return r;
+	run->memory.signal_fd = run->signal_fd;
 	/* The slowest of what needs no memory, while the pool answers; kept until it is needed. */
 	if (run->memory.lease)
 		kvm_cpuid_supported(run->kvm, &cpuid);
 	r = run_memory_take(&run->memory, err);
 	if (!r)
 		r = run_memory_lend(&run->memory, &run->opts.config, err);
-	if (r < 0)
-		return r;
-	r = loop_create(&run->loop);
-	if (r < 0)
-		return err_set(err, r, "event loop: %s", err_text(r));
-	loop_trace(run->loop, exits_cpu(run->work, 0));
-	r = signals_open(run, err);
+	if (r == -ECANCELED)
+		run->stopped_by = run->memory.stopped_by;
 	if (r < 0)
 		return r;
 	params.kvm = run->kvm;
@@ -317,7 +323,6 @@ static int run_start(struct run *run, struct kv_err *err)
 	params.chunks = run->memory.chunks;
 	params.chunk_count = run->memory.chunk_count;
 	params.lenders = run->memory.lenders;
-	run->memory.signal_fd = run->signal_fd;
 	r = machine_create(&run->machine, &params, err);
 	run_memory_hide(&run->memory);
 	if (r == -ECANCELED)
@@ -386,10 +391,8 @@ static void run_free(struct run *run)
 static int run_vm(struct run *run)
 {
 	struct kv_err err = {0};
-	int r = sock_open(run, &err);
+	int r = run_memory_ask(&run->memory, &run->opts.config, &err);
 
-	if (!r)
-		r = run_memory_ask(&run->memory, &run->opts.config, &err);
 	if (!r)
 		r = images_open(run, &err);
 	if (r < 0) {

@@ -26,6 +26,20 @@ int run_memory_ask(struct run_memory *memory, const struct vm_config *config, st
 	return r < 0 ? err_prefix(err, r, "memory: backing=pool") : 0;
 }
 
+/* True when a signal has arrived that ends the run. */
+static bool signal_look(struct run_memory *memory)
+{
+	struct signalfd_siginfo info;
+
+	if (read(memory->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return false;
+	/* Those two ask for something, and not for an end. */
+	if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2)
+		return false;
+	memory->stopped_by = (int)info.ssi_signo;
+	return true;
+}
+
 int run_memory_take(struct run_memory *memory, struct kv_err *err)
 {
 	const struct pool_chunk *chunks;
@@ -34,7 +48,13 @@ int run_memory_take(struct run_memory *memory, struct kv_err *err)
 
 	if (!memory->lease)
 		return 0;
-	r = pool_take(memory->lease, err);
+	do
+		r = pool_await(memory->lease, memory->signal_fd, err);
+	while (r > 0 && !signal_look(memory));
+	if (r > 0)
+		return err_set(err, -ECANCELED, "a signal came");
+	if (!r)
+		r = pool_take(memory->lease, err);
 	if (r < 0)
 		return err_prefix(err, r, "memory: backing=pool");
 	chunks = pool_chunks(memory->lease, &count);
@@ -133,7 +153,6 @@ int run_memory_lend(struct run_memory *memory, const struct vm_config *config, s
 bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 {
 	struct run_memory *memory = ctx;
-	struct signalfd_siginfo info;
 	uint64_t now = clock_ns(), ns;
 
 	if (!memory->begun_ns)
@@ -145,13 +164,7 @@ bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 			(double)done_bytes / (double)GIB, (double)total_bytes / (double)GIB,
 			(double)done_bytes / (double)ns);
 	}
-	if (read(memory->signal_fd, &info, sizeof(info)) != sizeof(info))
-		return false;
-	/* Those two ask for something, and not for an end. */
-	if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2)
-		return false;
-	memory->stopped_by = (int)info.ssi_signo;
-	return true;
+	return signal_look(memory);
 }
 
 void run_memory_hide(const struct run_memory *memory)

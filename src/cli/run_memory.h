@@ -22,7 +22,7 @@ struct run_memory {
 	unsigned loan_count;
 	bool told;	   /* the pool knows all that was written */
 	int signal_fd;	   /* borrowed: a signalfd that nobody else reads meanwhile; -1: none */
-	int stopped_by;	   /* the signal that stopped the population, or 0 */
+	int stopped_by;	   /* the signal that stopped the wait or the population, or 0 */
 	uint64_t begun_ns; /* when the memory began to be populated, 0: not yet */
 	uint64_t shown_ns; /* when the progress line was last written, 0: never */
 };
@@ -34,8 +34,8 @@ struct run_memory {
 int run_memory_ask(struct run_memory *memory, const struct vm_config *config, struct kv_err *err);
 
 /*
- * Take the lease that was asked for, if one was. May wait; signals must still end the process.
- * Returns 0; errors of pool_take().
+ * Take the lease that was asked for, if one was. May wait, until a signal arrives that ends the run.
+ * Returns 0; -ECANCELED (@memory->stopped_by is that signal); errors of pool_take().
  */
 int run_memory_take(struct run_memory *memory, struct kv_err *err);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -22,6 +23,7 @@
 struct pool_lease {
 	int fd;
 	uint64_t asked_bytes;
+	bool wait;
 	bool lazy;
 	bool reporting;
 	uint64_t chunk_bytes, page_bytes;
@@ -266,6 +268,7 @@ int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t
 		return -ENOMEM;
 	}
 	lease->asked_bytes = bytes;
+	lease->wait = flags & POOL_WAIT;
 	lease->lazy = flags & POOL_LAZY;
 	lease->fd = pool_connect(path, flags & POOL_WAIT, err);
 	if (lease->fd < 0) {
@@ -284,6 +287,22 @@ int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t
 err_end:
 	pool_lease_end(lease);
 	return r;
+}
+
+int pool_await(const struct pool_lease *lease, int stop_fd, struct kv_err *err)
+{
+	struct pollfd fds[] = {
+		{.fd = lease->fd, .events = POLLIN}, {.fd = stop_fd, .events = POLLIN}};
+	int n;
+
+	do
+		n = poll(fds, ARRAY_LEN(fds), lease->wait ? -1 : ANSWER_SECONDS * 1000);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0) {
+		n = n ? -errno : -ETIMEDOUT;
+		return err_set(err, n, "the pool does not answer: %s", err_text(n));
+	}
+	return !fds[0].revents;
 }
 
 int pool_take(struct pool_lease *lease, struct kv_err *err)

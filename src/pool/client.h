@@ -51,6 +51,13 @@ int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t
 int pool_take(struct pool_lease *lease, struct kv_err *err);
 
 /*
+ * Wait until pool_take() has an answer to take, or @stop_fd can be read.
+ * Returns 0: there is one, or the connection has ended; 1: @stop_fd can be read; -ETIMEDOUT; -errno
+ * of poll(2). Context: as pool_take().
+ */
+int pool_await(const struct pool_lease *lease, int stop_fd, struct kv_err *err);
+
+/*
  * Get chunk @index of a lazy lease; a chunk that is there already is not asked for again.
  * Returns 0; -EINVAL (no such chunk); -ETIMEDOUT; -EPROTO; -errno (the connection is of no use).
  * Context: one thread at a time for one lease.

@@ -11,7 +11,7 @@ import pytest
 from hugepages import emulated_huge_pages
 from places import Emulated
 from pools import MIB, MODES, TRUST, Client, pool_factory, zero  # noqa: F401 (a fixture)
-from vm import OK, START, run, until
+from vm import OK, START, Vm, run, until
 
 PAGE = 4096
 # Guests write from here on.
@@ -32,6 +32,29 @@ def clean_guest(kvick, flat, pool, size="64M"):
     assert done.returncode == OK, done
     assert f"worker done {pages}" in done.stdout, done
     return pages
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.usefixtures("kvm_host")
+def test_signals_while_waiting(kvick, flat, serve, tmp_path, how):
+    """Who waits for the pool ends at a signal that ends a run, in order, and at no other."""
+    pool = serve("--size", "64M", "--chunk", "64M")
+    sock = tmp_path / "api.sock"
+    with Client(pool.path).lease(64 * MIB):
+        vm = Vm(kvick, "--memory", memory(pool), "--api-sock", sock, flat / "signal.pvh.elf")
+        try:
+            pool.until(lambda i: i["waiting"] == 1)
+            until(sock.exists, "the socket")
+            for other in (signal.SIGUSR1, signal.SIGUSR2):
+                vm.signal(other)
+            time.sleep(0.2)
+            assert vm.process.poll() is None
+            vm.signal(how)
+            assert vm.wait() == 128 + how
+            assert vm.err == "" and not sock.exists()
+        finally:
+            vm.close()
+        pool.until(lambda i: i["waiting"] == 0)
 
 
 @pytest.mark.usefixtures("kvm_host")
