@@ -34,8 +34,8 @@ struct run_memory {
 int run_memory_ask(struct run_memory *memory, const struct vm_config *config, struct kv_err *err);
 
 /*
- * Take the lease that was asked for, if one was. May wait, until a signal arrives that ends the run.
- * Returns 0; -ECANCELED (@memory->stopped_by is that signal); errors of pool_take().
+ * Take the lease that was asked for, if one was. May wait, until a signal arrives that ends the
+ * run. Returns 0; -ECANCELED (@memory->stopped_by is that signal); errors of pool_take().
  */
 int run_memory_take(struct run_memory *memory, struct kv_err *err);
 
