@@ -132,6 +132,30 @@ int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret)
 	return CPU_COUNT(ret);
 }
 
+bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes)
+{
+	static const char *const frees[] = {"MemFree", "Active(file)", "Inactive(file)"};
+	MEM_SCOPED char *text = NULL;
+	char name[64];
+	uint64_t reserve = 0;
+
+	*total_bytes = *free_bytes = 0;
+	snprintf(name, sizeof(name), "/sys/devices/system/node/node%u/meminfo", node);
+	if (file_read_all(name, TEXT_MAX, &text) <= 0)
+		return false;
+	for (unsigned i = 0; i < ARRAY_LEN(frees); i++) {
+		snprintf(name, sizeof(name), "Node %u %s", node, frees[i]);
+		*free_bytes += gmem_table_find(text, name) * KIB;
+	}
+	/* The whole host's, as if all of it were kept on this node. */
+	number_read(&reserve, "/proc/sys/vm/min_free_kbytes");
+	reserve *= KIB;
+	*free_bytes -= reserve < *free_bytes ? reserve : *free_bytes;
+	snprintf(name, sizeof(name), "Node %u MemTotal", node);
+	*total_bytes = gmem_table_find(text, name) * KIB;
+	return *total_bytes > 0;
+}
+
 bool gmem_thp_offered(void)
 {
 	MEM_SCOPED char *text = NULL;
@@ -315,9 +339,33 @@ int gmem_group_check(uint64_t bytes, const char *what, const char *cure, struct 
 	return groups_check(&account, 1, bytes, what, err);
 }
 
-int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
+/* The @nodes have @bytes, with the host's @swap. */
+static int nodes_check(
+	uint64_t bytes, uint64_t nodes, uint64_t swap, const char *what, struct kv_err *err)
+{
+	uint64_t total, free, sum = swap;
+	char need[24];
+
+	for (unsigned node = 0; node < GMEM_NODES_MAX; node++) {
+		if (!(nodes & 1ULL << node))
+			continue;
+		if (!gmem_node_memory(node, &total, &free))
+			return 0;
+		sum += free;
+	}
+	if (!nodes || sum >= bytes)
+		return 0;
+	return err_set(err, -ENOMEM,
+		"%s: %s are needed, but the NUMA nodes of numa= have %" PRIu64
+		" MiB available (swap included); give the VM less memory, other nodes, or "
+		"populate=none",
+		what, size_format(bytes, need, sizeof(need)), (uint64_t)(sum / MIB));
+}
+
+int gmem_room_check(uint64_t bytes, uint64_t nodes, const char *what, struct kv_err *err)
 {
 	MEM_SCOPED char *text = NULL;
+	int r;
 
 	if (file_read_all("/proc/meminfo", TEXT_MAX, &text) > 0) {
 		uint64_t free = (gmem_table_find(text, "MemAvailable") +
@@ -332,6 +380,9 @@ int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err)
 				"populate=none",
 				what, size_format(bytes, need, sizeof(need)),
 				(uint64_t)(free / MIB));
+		r = nodes_check(bytes, nodes, gmem_table_find(text, "SwapFree") * KIB, what, err);
+		if (r < 0)
+			return r;
 	}
 	return gmem_group_check(bytes, what, ", give the VM less memory, or populate=none", err);
 }

@@ -37,6 +37,14 @@ const char *gmem_huge_text(uint64_t page_bytes, uint64_t nodes, char *buf, size_
  */
 int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret);
 
+/*
+ * The memory of NUMA @node: all, and what a mapping bound to it may take before the kernel kills
+ * somebody, swap not counted: free pages and those of files, less the kernel's own reserve.
+ * Returns false, and both 0, when the kernel does not say.
+ * Source: Linux Documentation/admin-guide/sysctl/vm.rst, min_free_kbytes.
+ */
+bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes);
+
 /* Whether this kernel makes transparent huge pages of anonymous memory when advised to. */
 bool gmem_thp_offered(void);
 
@@ -45,12 +53,13 @@ unsigned gmem_cpus(void);
 
 /*
  * Check that @bytes of fresh memory can become present without anyone being killed for it: what
- * the host has available, and the memory limits of this process's control groups (both versions),
+ * the host has available, and of it the @nodes (a bit each) that the memory is bound to, or 0: any;
+ * and the memory limits of this process's control groups (both versions),
  * less what can be reclaimed of them. @what starts the sentence.
  * Returns 0 (also where the host does not say); -ENOMEM with a sentence.
  * Source: Linux Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst.
  */
-int gmem_room_check(uint64_t bytes, const char *what, struct kv_err *err);
+int gmem_room_check(uint64_t bytes, uint64_t nodes, const char *what, struct kv_err *err);
 
 /*
  * The part of that about control groups. @cure ends the sentence: what helps beside raising the

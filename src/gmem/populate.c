@@ -69,6 +69,19 @@ static uint64_t unreserved_bytes(const struct gmem_fill *fill)
 	return bytes;
 }
 
+/* The nodes that fresh pages come from; 0: any. */
+static uint64_t nodes_all(const struct gmem *gm)
+{
+	uint64_t nodes = 0;
+
+	for (unsigned i = 0; i < gm->region_count; i++) {
+		if (!gm->regions[i].backing.nodes)
+			return 0;
+		nodes |= gm->regions[i].backing.nodes;
+	}
+	return nodes;
+}
+
 int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_fill_opts *opts,
 	struct kv_err *err)
 {
@@ -83,7 +96,7 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
 	gmem_pieces_find(fill, gm);
 	pthread_mutex_init(&fill->lock, NULL);
 	pthread_cond_init(&fill->ended, NULL);
-	r = gmem_room_check(unreserved_bytes(fill), "memory: populate", err);
+	r = gmem_room_check(unreserved_bytes(fill), nodes_all(gm), "memory: populate", err);
 	if (r < 0) {
 		gmem_fill_destroy(fill);
 		return r;

@@ -6,6 +6,7 @@
 #include <linux/memfd.h>
 #include <linux/mempolicy.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -56,17 +57,40 @@ static int file_make(const struct chunk_form *form)
 	return fd_open_again(fd);
 }
 
-static int node_bind(void *at, const struct chunk_form *form)
+static int node_bind(void *at, uint64_t bytes, int node)
 {
 	unsigned long mask[16] = {0};
 	unsigned bits = 8 * sizeof(mask[0]);
 
-	if (form->node < 0)
+	if (node < 0)
 		return 0;
-	mask[(unsigned)form->node / bits] = 1UL << ((unsigned)form->node % bits);
-	if (syscall(SYS_mbind, at, form->bytes, MPOL_BIND, mask, 8 * sizeof(mask), 0) < 0)
+	mask[(unsigned)node / bits] = 1UL << ((unsigned)node % bits);
+	/* The kernel leaves out the last of the bits that are named. */
+	if (syscall(SYS_mbind, at, bytes, MPOL_BIND, mask, 8 * sizeof(mask) + 1, 0) < 0)
 		return -errno;
 	return 0;
+}
+
+int chunk_node_check(int node, struct kv_err *err)
+{
+	MEM_SCOPED char *nodes = NULL;
+	void *page;
+	int r;
+
+	page = mmap(NULL, PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return err_set(err, -errno, "a page: %s", err_text(errno));
+	r = node_bind(page, PAGE_BYTES, node);
+	munmap(page, PAGE_BYTES);
+	if (!r)
+		return 0;
+	if (file_read_all("/sys/devices/system/node/has_memory", 4 * KIB, &nodes) <= 0)
+		return err_set(
+			err, r, "--node %d: memory cannot be bound to it: %s", node, err_text(r));
+	nodes[strcspn(nodes, "\n")] = '\0';
+	return err_set(err, r,
+		"--node %d: memory cannot be bound to it: %s; this host has memory on node %s",
+		node, err_text(r), nodes);
 }
 
 /* For kernels before 5.14: once the file has its pages, touching them cannot fail. */
@@ -131,7 +155,7 @@ int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomi
 	/* Advice only: transparent huge pages where the host allows them for memfds. */
 	madvise(new.map, form->bytes, MADV_HUGEPAGE);
 	madvise(new.map, form->bytes, MADV_DONTDUMP);
-	r = node_bind(new.map, form);
+	r = node_bind(new.map, form->bytes, form->node);
 	if (r < 0) {
 		err_set(err, r, "NUMA node %d: %s", form->node, err_text(r));
 		goto err_map;

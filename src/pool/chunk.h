@@ -39,6 +39,12 @@ int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomi
 	struct kv_err *err);
 
 /*
+ * Ask the kernel whether memory can be bound to NUMA @node at all (-1: always).
+ * Returns 0; -EINVAL with a sentence that names the nodes there are; -errno.
+ */
+int chunk_node_check(int node, struct kv_err *err);
+
+/*
  * Give a chunk back to the kernel. When it was @lent, its pages are taken out of the file first,
  * also from under whoever kept a descriptor or a mapping; @mem becomes CHUNK_MEM_NONE.
  */

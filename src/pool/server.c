@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/num.h"
+#include "gmem/host.h"
 #include "pool/internal.h"
 
 #define ASK_NS		5000000000ULL /* a connection has this long to get a lease */
@@ -370,6 +371,12 @@ static int host_check(const struct chunk_form *form, uint64_t size_bytes, struct
 	size_format(form->page_bytes, page, sizeof(page));
 	size_format(size_bytes, size, sizeof(size));
 	if (form->page_bytes == PAGE_BYTES) {
+		uint64_t total, free;
+
+		if (form->node >= 0 && gmem_node_memory((unsigned)form->node, &total, &free) &&
+			size_bytes > total)
+			return err_set(err, -ENOMEM, "a pool of %s: NUMA node %d has only %llu MiB",
+				size, form->node, (unsigned long long)total / MIB);
 		if (sysinfo(&info) < 0)
 			return -errno;
 		if (size_bytes > (uint64_t)info.totalram * info.mem_unit)
@@ -400,6 +407,7 @@ static int config_check(
 {
 	uint64_t page = config->page_bytes;
 	char text[24], text2[24];
+	int r;
 
 	if (page != PAGE_BYTES && page != 2 * MIB && page != 1 * GIB)
 		return err_set(err, -EINVAL, "page size %s: 4K, 2M or 1G",
@@ -420,7 +428,8 @@ static int config_check(
 		return err_set(err, -EINVAL, "threads %u: 1 to %d", config->threads, THREADS_MAX);
 	if (config->node >= NODES_MAX)
 		return err_set(err, -EINVAL, "node %d: 0 to %d", config->node, NODES_MAX - 1);
-	return host_check(form, config->size_bytes, err);
+	r = chunk_node_check(config->node, err);
+	return r < 0 ? r : host_check(form, config->size_bytes, err);
 }
 
 static int uids_copy(uid_t **ret, const uid_t *from, unsigned count)

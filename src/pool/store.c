@@ -86,12 +86,17 @@ static void fill_end(struct store *store)
  */
 static int fill_begin(struct store *store, struct kv_err *err)
 {
-	uint64_t bytes = store->form->bytes, need, have;
+	uint64_t bytes = store->form->bytes, need, have, total, free = 0;
+	bool bound = false;
 	char size[24];
 
 	if (store->form->page_bytes != PAGE_BYTES)
 		return 0;
 	have = memory_free();
+	/* What is bound to a node is not taken from others. */
+	if (store->form->node >= 0)
+		bound = gmem_node_memory((unsigned)store->form->node, &total, &free) && free < have;
+	have = bound ? free : have;
 	pthread_mutex_lock(&store->lock);
 	need = store->filling_bytes + bytes + SPARE_BYTES;
 	if (have >= need)
@@ -105,6 +110,11 @@ static int fill_begin(struct store *store, struct kv_err *err)
 			fill_end(store);
 		return r;
 	}
+	if (bound)
+		return err_set(err, -ENOMEM,
+			"a chunk of %s: NUMA node %d has only %llu MiB to spare",
+			size_format(bytes, size, sizeof(size)), store->form->node,
+			(unsigned long long)(have / MIB));
 	return err_set(err, -ENOMEM,
 		"a chunk of %s: the host has only %llu MiB to spare (MemAvailable)",
 		size_format(bytes, size, sizeof(size)), (unsigned long long)(have / MIB));

@@ -93,6 +93,30 @@ def test_pool(nodes):
         job.wait(30)
 
 
+def test_full_node(nodes):
+    """A node that has not enough is an error at the start or something to wait for, and nobody is
+    killed, though the host as a whole has enough."""
+    done = nodes.kvick("--memory", "1100M,numa=1,populate=full", "build/guest/flat/signal.pvh.elf")
+    assert done.returncode == START
+    assert "the NUMA nodes of numa= have " in done.stderr, done.stderr
+    pool = ["build/kvick", "pool", "serve", "--socket", "/run/full.sock", "--chunk", "64M"]
+    done = nodes.run(*pool, "--size", "64M", "--node", "5")
+    assert done.returncode == 1
+    assert "--node 5: memory cannot be bound to it: Invalid argument; this host has memory on node 0-1" in done.stderr
+    done = nodes.run(*pool, "--size", "1088M", "--node", "1")
+    assert done.returncode == 1 and "NUMA node 1 has only " in done.stderr
+    total = int(nodes.run("awk", "/MemTotal/{print $4}", "/sys/devices/system/node/node1/meminfo").stdout) // 1024
+    job = nodes.tb.spawn([*pool, "--size", f"{total // 64 * 64}M", "--node", "1"])
+    try:
+        job.wait_for(b"goes on trying: a chunk of 64M: NUMA node 1 has only ", stream="stderr")
+        status = ("build/kvick", "pool", "status", "--socket", "/run/full.sock")
+        until(lambda: " free" in nodes.run(*status).stdout, "the server's answer", 60)
+    finally:
+        job.kill(15)
+        job.wait(30)
+    assert "oom" not in nodes.run("dmesg").stdout.lower()
+
+
 def test_control_group(nodes):
     """A limit of the group is an error of ours, not a SIGBUS, and nothing stays allocated."""
     nodes.run("sh", "-c", f"echo +hugetlb >/sys/fs/cgroup/cgroup.subtree_control; mkdir {GROUP}")

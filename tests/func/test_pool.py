@@ -644,6 +644,8 @@ def test_user_limit(serve):
         (("--size", "5M", "--chunk", "4M"), 1, "multiple"),
         (("--size", "900G"), 1, "the host has only"),
         (("--size", "900G", "--page-size", "2M"), 1, "nr_hugepages"),
+        (("--size", "4M", "--chunk", "4M", "--node", "1000"), 1, "--node 1000: memory cannot be bound"),
+        (("--size", "2M", "--chunk", "2M", "--page-size", "2M", "--node", "1000"), 1, "memory on node 0"),
         (("--size", "x"), 2, "--size x"),
         (("--size", "64M", "--allow", "no-such-user"), 2, "no such user"),
         (("--size", "64M", "--threads", "0"), 2, "1 to 64"),

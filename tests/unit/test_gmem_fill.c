@@ -376,6 +376,29 @@ static void test_threads_limit(void **state)
 	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+/* The memory of nodes, as the kernel tells it. What is on a full node: tests/func. */
+static void test_nodes(void **state)
+{
+	static const char text[] = "Node 3 MemFree:  12 kB\nNode 3 Active:  1 kB\n"
+				   "Node 3 Active(file):   7 kB\n";
+	uint64_t total = 1, free = 1;
+	struct kv_err err = {0};
+
+	assert_int_equal(gmem_table_find(text, "Node 3 MemFree"), 12);
+	assert_int_equal(gmem_table_find(text, "Node 3 Active(file)"), 7);
+	assert_int_equal(gmem_table_find(text, "Node 3 Inactive(file)"), 0);
+	assert_false(gmem_node_memory(1023, &total, &free));
+	assert_int_equal(total, 0);
+	assert_int_equal(free, 0);
+	if (!gmem_node_memory(0, &total, &free))
+		skip();
+	assert_true(free < total);
+	assert_int_equal(gmem_room_check(MIB, 1, "memory", &err), 0);
+	assert_int_equal(gmem_room_check(1ULL << 60, 1, "memory", &err), -ENOMEM);
+	/* Of a node that the kernel says nothing about, nothing is known. */
+	assert_int_equal(gmem_room_check(MIB, 1ULL << 63, "memory", &err), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -388,6 +411,7 @@ int main(void)
 		cmocka_unit_test(test_background),
 		cmocka_unit_test(test_too_much),
 		cmocka_unit_test(test_threads_limit),
+		cmocka_unit_test(test_nodes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
