@@ -72,6 +72,9 @@ void kvm_vm_destroy(struct kvm_vm *vm);
 /* The VM's descriptor, e.g. for KVM's VFIO device; stays owned by @vm. */
 int kvm_vm_fd(const struct kvm_vm *vm);
 
+/* What one slot can have: KVM_MEM_MAX_NR_PAGES of linux/kvm_host.h. */
+#define KVM_SLOT_BYTES_MAX (((1ULL << 31) - 1) * PAGE_BYTES)
+
 /*
  * Set memory slot @slot: @bytes at guest address @gpa backed by @host; @bytes 0 deletes it.
  * Sizes and addresses are multiples of 4096. Best before any interrupt controller: later, the

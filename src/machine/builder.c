@@ -71,8 +71,15 @@ static void slot_unmap(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes)
 static int vm_build(struct machine *m, struct kv_err *err)
 {
 	struct gmem_listener slots = {.map = slot_map, .unmap = slot_unmap};
-	int r = kvm_vm_create(&m->vm, m->p.kvm, err);
+	char size[24];
+	int r;
 
+	/* All RAM above the hole is one slot. */
+	if (m->p.config->memory_bytes > LAYOUT_HOLE + KVM_SLOT_BYTES_MAX)
+		return err_set(err, -EINVAL,
+			"--memory: %s is more than KVM takes, which is 8195G less 4K",
+			size_format(m->p.config->memory_bytes, size, sizeof(size)));
+	r = kvm_vm_create(&m->vm, m->p.kvm, err);
 	if (r < 0)
 		return r;
 	r = kvm_vt_pages_set(m->vm, LAYOUT_TSS, LAYOUT_IDENTITY);

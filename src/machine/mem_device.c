@@ -111,6 +111,11 @@ static int area_add(struct machine *m, const struct vm_mem_device *mem, uint64_t
 				size_format(mem->block_bytes, size, sizeof(size)),
 				size_format(params.lender->page_bytes, page, sizeof(page)));
 	}
+	if (!mem->dynamic && mem->max_bytes > KVM_SLOT_BYTES_MAX)
+		return err_set(err, -EINVAL,
+			"max=%s is more than the 8T less 4K that KVM takes with "
+			"dynamic-memslots=off",
+			size_format(mem->max_bytes, size, sizeof(size)));
 	if (!range_end(params.gpa, params.bytes, &end) || (bits < 64 && end > 1ULL << bits))
 		return err_set(err, -EINVAL,
 			"max=%s at 0x%" PRIx64 " is more than this CPU's %u physical address bits "

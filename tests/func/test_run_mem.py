@@ -58,6 +58,8 @@ def test_costs_nothing(start, kvm_host, flat):
         (USAGE, "does not go with mlock=on", ["max=1G"], ("--memory", "64M,mlock=on")),
         (USAGE, "at most 8 are allowed", ["max=1G"] * 9, ()),
         (START, "more than this CPU's", ["max=4095T,block=1G"], ()),
+        (START, "max=16T is more than", ["max=16T,block=1G,dynamic-memslots=off"], ()),
+        (START, "--memory: 9T is more than", [], ("--memory", "9T")),
         (START, "more than the 256 memory slots", ["max=256G,slots=256"] * 2, ()),
     ],
 )
