@@ -61,7 +61,7 @@ int cli_help(const struct cli_usage *usage)
 	option_print(&help);
 	if (usage->more)
 		printf("\n%s", usage->more);
-	return fflush(stdout) || ferror(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
+	return CLI_EXIT_OK;
 }
 
 static int group_help(const struct cli_group *group)

@@ -28,7 +28,7 @@ static int main_help(void)
 	      "verbs:\n",
 		stdout);
 	cli_verbs_print(verbs, ARRAY_LEN(verbs));
-	return fflush(stdout) || ferror(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
+	return CLI_EXIT_OK;
 }
 
 static int verb_unknown(const char *name)
@@ -78,21 +78,33 @@ static void stdio_keep(void)
 			return;
 }
 
-int main(int argc, char **argv)
+static int verb_run(int argc, char **argv)
 {
-	const struct cli_verb *verb;
+	const struct cli_verb *verb = cli_verb_find(verbs, ARRAY_LEN(verbs), argv[1]);
 
-	stdio_keep();
-	if (argc < 2)
-		return cli_usage_error(NULL, "a verb is missing");
-	verb = cli_verb_find(verbs, ARRAY_LEN(verbs), argv[1]);
 	if (verb)
 		return verb->run(argc - 1, argv + 1);
 	if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
 		return verb_help(argc - 1, argv + 1);
 	if (!strcmp(argv[1], "--version")) {
 		puts("kvick " KVICK_VERSION);
-		return fflush(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
+		return CLI_EXIT_OK;
 	}
 	return verb_unknown(argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+	int status;
+
+	stdio_keep();
+	if (argc < 2)
+		return cli_usage_error(NULL, "a verb is missing");
+	status = verb_run(argc, argv);
+	/* A full disk at the other end makes a success of no verb. */
+	if (status == CLI_EXIT_OK && (fflush(stdout) || ferror(stdout))) {
+		cli_error(argv[1], "cannot write to standard output");
+		return CLI_EXIT_START;
+	}
+	return status;
 }

@@ -435,5 +435,5 @@ int cli_mem(int argc, char **argv)
 		cli_error("mem", "%s", err.text);
 		return CLI_EXIT_START;
 	}
-	return fflush(stdout) || ferror(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
+	return CLI_EXIT_OK;
 }

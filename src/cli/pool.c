@@ -166,7 +166,7 @@ static int pool_status_run(int argc, char **argv)
 		info_json(&info);
 	else
 		info_print(&info);
-	return fflush(stdout) || ferror(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
+	return CLI_EXIT_OK;
 }
 
 static int resize_run(const struct cli_usage *usage, enum pool_type type, int argc, char **argv)

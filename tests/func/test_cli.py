@@ -103,6 +103,7 @@ def test_help_cannot_be_written(kvick):
                 [kvick, *args], stdout=full, stderr=subprocess.PIPE, timeout=20, check=False
             )
         assert result.returncode == START, args
+        assert result.stderr == f"kvick {args[0]}: cannot write to standard output\n".encode()
 
 
 def test_unknown_verb(kvick):

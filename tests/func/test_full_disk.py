@@ -79,6 +79,20 @@ def test_images(in_little_room, kvick):
     assert said.startswith("kvick bench halt: ./kvick-bench-") and "No space left" in said
 
 
+def test_compare(kvick, tmp_path):
+    """What nobody could read is no success."""
+    bench = [kvick, "bench", "halt", "--vms", "25", "--threads", "1", "--json"]
+    figures = subprocess.run(bench, stdout=subprocess.PIPE, timeout=60, check=True).stdout
+    (tmp_path / "a").write_bytes(figures)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [kvick, "bench", "compare", tmp_path / "a", tmp_path / "a"],
+            stdout=full, stderr=subprocess.PIPE, timeout=30, check=False,
+        )  # fmt: skip
+    assert done.returncode == START
+    assert lines(done.stderr.decode()) == ["kvick bench: cannot write to standard output"]
+
+
 def test_no_folder(kvick, flat, tmp_path):
     done = run(kvick, "--timeline", tmp_path / "no" / "t.txt", flat / "signal.pvh.elf")
     assert done.returncode == START
