@@ -14,6 +14,16 @@
 #define SHOW_AFTER_NS 500000000
 #define SHOW_EVERY_NS 100000000
 
+/*
+ * Flags of leases that disks read into. A disk's requests may outlive this process when it is
+ * killed: the kernel fills and keeps pages, without a descriptor or mapping, until the disk
+ * answers. It does so with O_DIRECT, and some file systems (network ones above all) do without.
+ */
+static uint32_t disk_flags(const struct vm_config *config)
+{
+	return config->disk_count ? POOL_RENEW : 0;
+}
+
 int run_memory_ask(struct run_memory *memory, const struct vm_config *config, struct kv_err *err)
 {
 	const struct vm_memory *wanted = &config->memory;
@@ -22,7 +32,7 @@ int run_memory_ask(struct run_memory *memory, const struct vm_config *config, st
 	if (wanted->backing != GMEM_POOL)
 		return 0;
 	r = pool_ask(&memory->lease, wanted->path, config->memory_bytes,
-		wanted->wait ? POOL_WAIT : 0, err);
+		(wanted->wait ? POOL_WAIT : 0) | disk_flags(config), err);
 	return r < 0 ? err_prefix(err, r, "memory: backing=pool") : 0;
 }
 
@@ -71,6 +81,7 @@ int run_memory_take(struct run_memory *memory, struct kv_err *err)
 struct run_loan {
 	const char *path; /* borrowed from the configuration; or NULL */
 	uint64_t bytes;	  /* of a chunk */
+	uint32_t flags;	  /* of the leases */
 	struct pool_lease **leases;
 };
 
@@ -80,7 +91,7 @@ static int chunk_lend(void *ctx, unsigned index)
 	const struct pool_chunk *chunks;
 	struct pool_lease *lease = NULL;
 	unsigned count;
-	int r = pool_lease(&lease, loan->path, loan->bytes, false, NULL);
+	int r = pool_lease_with(&lease, loan->path, loan->bytes, loan->flags, NULL);
 
 	if (r < 0)
 		return r;
@@ -98,12 +109,13 @@ static void chunk_back(void *ctx, unsigned index)
 {
 	struct run_loan *loan = ctx;
 
+	/* A driver may unplug what its disks still read into: not quiet, so renewed. */
 	pool_lease_end(loan->leases[index]);
 	loan->leases[index] = NULL;
 }
 
 static int loan_make(struct run_loan *loan, struct gmem_lender *lender,
-	const struct vm_mem_device *mem, struct kv_err *err)
+	const struct vm_mem_device *mem, uint32_t flags, struct kv_err *err)
 {
 	struct pool_info info;
 	int r = pool_status(mem->path, &info, err);
@@ -115,6 +127,7 @@ static int loan_make(struct run_loan *loan, struct gmem_lender *lender,
 		return err_set(err, -EPROTO, "the pool's answer makes no sense");
 	loan->path = mem->path;
 	loan->bytes = info.msg.chunk_bytes;
+	loan->flags = flags;
 	loan->leases = calloc(mem->max_bytes / loan->bytes + 1, sizeof(*loan->leases));
 	if (!loan->leases)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -143,7 +156,7 @@ int run_memory_lend(struct run_memory *memory, const struct vm_config *config, s
 		}
 		if (!memory->loans || !memory->lenders)
 			return err_set(err, -ENOMEM, "out of memory");
-		r = loan_make(&memory->loans[i], &memory->lenders[i], mem, err);
+		r = loan_make(&memory->loans[i], &memory->lenders[i], mem, disk_flags(config), err);
 		if (r < 0)
 			return err_prefix(err, r, "mem-device %s: backing=pool", mem->id);
 	}
@@ -221,6 +234,9 @@ void run_memory_tell(struct run_memory *memory, const struct gmem *gm)
 
 void run_memory_free(struct run_memory *memory)
 {
+	/* The machine is gone, and its disks' requests have been waited for. */
+	if (memory->chunks)
+		pool_lease_quiet(memory->lease);
 	if (memory->told)
 		pool_lease_report(memory->lease);
 	else

@@ -23,9 +23,8 @@
 struct pool_lease {
 	int fd;
 	uint64_t asked_bytes;
-	bool wait;
-	bool lazy;
-	bool reporting;
+	bool wait, lazy, renew;
+	bool ending; /* what is sent now is not waited for long */
 	uint64_t chunk_bytes, page_bytes;
 	unsigned count;
 	struct pool_chunk *chunks;
@@ -270,6 +269,7 @@ int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t
 	lease->asked_bytes = bytes;
 	lease->wait = flags & POOL_WAIT;
 	lease->lazy = flags & POOL_LAZY;
+	lease->renew = flags & POOL_RENEW;
 	lease->fd = pool_connect(path, flags & POOL_WAIT, err);
 	if (lease->fd < 0) {
 		r = lease->fd;
@@ -366,6 +366,16 @@ uint64_t pool_page_bytes(const struct pool_lease *lease)
 	return lease->page_bytes;
 }
 
+/* A report saves work, and no more: from here on a server that does not read is not waited for. */
+static void sends_hurry(struct pool_lease *lease)
+{
+	struct timeval limit = {.tv_usec = REPORT_US};
+
+	if (!lease->ending)
+		setsockopt(lease->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	lease->ending = true;
+}
+
 int pool_wrote(
 	struct pool_lease *lease, unsigned index, const struct pool_span *spans, unsigned count)
 {
@@ -377,13 +387,10 @@ int pool_wrote(
 			.count = count},
 	};
 	size_t len = sizeof(wrote.msg) + count * sizeof(*spans);
-	struct timeval limit = {.tv_usec = REPORT_US};
 
 	if (index >= lease->count || count > POOL_SPANS_MAX)
 		return -EINVAL;
-	if (!lease->reporting)
-		setsockopt(lease->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	lease->reporting = true;
+	sends_hurry(lease);
 	memcpy(wrote.spans, spans, count * sizeof(*spans));
 	return send(lease->fd, &wrote, len, MSG_NOSIGNAL) == (ssize_t)len ? 0 : -errno;
 }
@@ -392,6 +399,15 @@ static void chunks_close(struct pool_lease *lease)
 {
 	for (unsigned i = 0; i < lease->count; i++)
 		fd_close(&lease->chunks[i].fd);
+}
+
+void pool_lease_quiet(struct pool_lease *lease)
+{
+	if (!lease->renew)
+		return;
+	sends_hurry(lease);
+	/* When it does not get through, the chunks are renewed. */
+	request_send(lease->fd, POOL_QUIET, 0, 0, 0);
 }
 
 void pool_lease_report(struct pool_lease *lease)

@@ -32,10 +32,10 @@ int pool_lease(
 /*
  * As pool_lease(), with @flags (POOL_WAIT is its @wait):
  * POOL_LAZY: the chunks stay with the server until pool_fetch() asks for each. What is never
- * fetched needs no cleaning, whatever becomes of this process. POOL_RENEW: the chunks are never
- * cleaned in place, though the server trusts this user. Whoever lets a device write into them needs
- * it (VFIO): when this process is killed, the device may go on for a moment after the lease has
- * ended.
+ * fetched needs no cleaning, whatever becomes of this process. POOL_RENEW: the chunks are not
+ * cleaned in place, though the server trusts this user, unless pool_lease_quiet() was called.
+ * Whoever lets a device write into them needs it (VFIO, reads with O_DIRECT by io_uring): when this
+ * process is killed, the device may go on for a moment after the lease has ended.
  */
 int pool_lease_with(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t flags,
 	struct kv_err *err);
@@ -78,6 +78,14 @@ uint64_t pool_page_bytes(const struct pool_lease *lease);
  */
 int pool_wrote(
 	struct pool_lease *lease, unsigned index, const struct pool_span *spans, unsigned count);
+
+/*
+ * Tell that no device and no request under way writes to the chunks of a POOL_RENEW lease any more
+ * (nor reads them), so that they may be cleaned in place after all. For the end of the lease: none
+ * may begin after it. A server that does not read, or does not know this, renews them. Of other
+ * leases there is nothing to tell. Context: as pool_fetch().
+ */
+void pool_lease_quiet(struct pool_lease *lease);
 
 /*
  * End the lease, as pool_lease_end(), after pool_wrote() has named everything that this process,

@@ -12,13 +12,14 @@ struct client {
 	struct client *prev, *next;
 	int fd;			    /* [c] */
 	uid_t uid;		    /* [c] when it connected (SO_PEERCRED) */
-	bool trusted;		    /* its lease may be cleaned in place */
+	bool trusted;		    /* [c] its lease may be cleaned in place */
 	struct loop_source *source; /* [c] */
 	struct loop_source *timer;  /* [c] ends a connection that asks for nothing, or failed */
 	int fail;		    /* what the timer tells the client; 0: that it took too long */
 
 	/* The lease, once there is one or it waits for one. */
 	bool waiting, lazy;
+	bool renew;    /* not in place: POOL_RENEW, and no POOL_QUIET yet */
 	bool reported; /* it named what it wrote */
 	struct client *wait_next;
 	uint64_t since_ns; /* when it began to wait */
@@ -63,6 +64,9 @@ int lease_fetch(struct client *client, uint32_t index);
 
 /* Note what a client says it wrote. Returns 0; -EPROTO. */
 int lease_wrote(struct client *client, const struct pool_wrote *wrote);
+
+/* Note that nothing writes to a client's chunks any more. Returns 0; -EPROTO without a lease. */
+int lease_quiet(struct client *client);
 
 /* The client is gone: its chunks go to the threads, or back when it never got them. */
 void lease_end(struct client *client);

@@ -384,8 +384,7 @@ int lease_ask(struct client *client, uint64_t bytes, uint32_t flags)
 	}
 	client->want = (unsigned)want;
 	client->lazy = flags & POOL_LAZY;
-	if (flags & POOL_RENEW)
-		client->trusted = false;
+	client->renew = flags & POOL_RENEW;
 	/* Who waits does not overtake others who do. */
 	if (!user_full(client) && chunks_suiting(client) >= want &&
 		(flags & POOL_WAIT ? !server->wait_first : queue_passable(server)))
@@ -443,6 +442,14 @@ int lease_wrote(struct client *client, const struct pool_wrote *wrote)
 	return 0;
 }
 
+int lease_quiet(struct client *client)
+{
+	if (!client->held)
+		return -EPROTO;
+	client->renew = false;
+	return 0;
+}
+
 void lease_end(struct client *client)
 {
 	struct pool_server *server = client->server;
@@ -463,7 +470,7 @@ void lease_end(struct client *client)
 		chunk->ended_ns = now;
 		chunk->spans_known = client->reported && !chunk->spans_lost;
 		chunk->state = CHUNK_WORK;
-		chunk->job = client->trusted ? JOB_CLEAN : JOB_RENEW;
+		chunk->job = client->trusted && !client->renew ? JOB_CLEAN : JOB_RENEW;
 		*end = chunk;
 		end = &chunk->next;
 	}

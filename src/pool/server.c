@@ -164,6 +164,8 @@ static int client_request(struct client *client, const struct pool_wrote *reques
 	case POOL_SHRINK:
 	case POOL_DRAIN:
 		return size_change(client, msg);
+	case POOL_QUIET:
+		return lease_quiet(client);
 	default:
 		return -EPROTO;
 	}

@@ -35,6 +35,7 @@ static bool shape_of(uint16_t type, struct shape *shape)
 	case POOL_END:
 	case POOL_STATUS:
 	case POOL_DRAIN:
+	case POOL_QUIET:
 		return true;
 	default:
 		return false;

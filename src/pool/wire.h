@@ -26,6 +26,7 @@ enum pool_type {
 	POOL_GROW,   /* bytes */
 	POOL_SHRINK, /* bytes */
 	POOL_DRAIN,
+	POOL_QUIET, /* nothing writes to the chunks any more: POOL_RENEW no longer counts */
 	/* answers */
 	POOL_GRANT = 64, /* index, count of this packet's descriptors; bytes: of all chunks */
 	POOL_INFO,	 /* struct pool_info */
@@ -37,7 +38,7 @@ enum pool_type {
 enum {
 	POOL_WAIT = 1,	/* until there are enough chunks; else the answer comes at once */
 	POOL_LAZY = 2,	/* chunks are sent by POOL_FETCH, one by one */
-	POOL_RENEW = 4, /* never to be cleaned in place: devices may write to it */
+	POOL_RENEW = 4, /* not to be cleaned in place before POOL_QUIET: devices may write to it */
 };
 
 struct pool_msg {

@@ -17,9 +17,9 @@ MIB = 1 << 20
 CHUNK = 4 * MIB
 MSG = struct.Struct("=IHHIIIIQQQ")
 MAGIC = 0x6B76706F
-LEASE, FETCH, WROTE, END, STATUS, GROW, SHRINK, DRAIN = range(1, 9)
+LEASE, FETCH, WROTE, END, STATUS, GROW, SHRINK, DRAIN, QUIET = range(1, 10)
 GRANT, INFO, DONE, ERROR = range(64, 68)
-WAIT, LAZY = 1, 2
+WAIT, LAZY, RENEW = 1, 2, 4
 
 # How memory comes back to a pool that this user leases from.
 TRUST = ("--trust", str(os.geteuid()))

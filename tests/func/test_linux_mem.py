@@ -216,21 +216,26 @@ def test_paused_while_it_changes(large_vm):
 
 @pytest.mark.limit(200)
 def test_lent_by_a_pool(large_testbed, large_vm):
-    """Chunks are leased where something is plugged, and go back; a pool that has no more is waited for."""
-    tb, path = large_testbed, "/tmp/mem-pool"
+    """Chunks are leased where something is plugged, and go back; a pool that has no more is waited for.
+    They are renewed: a disk may still read into what is unplugged."""
+    tb, path, disk = large_testbed, "/tmp/mem-pool", "/tmp/mem-disk"
+
+    def info(name):
+        done = tb.run(["build/kvick", "pool", "status", "--json", "--socket", path])
+        return json.loads(done.stdout)[name] if done.returncode == 0 else None
 
     def leased():
-        done = tb.run(["build/kvick", "pool", "status", "--json", "--socket", path])
-        return json.loads(done.stdout)["leased_chunks"] if done.returncode == 0 else None
+        return info("leased_chunks")
 
-    args = ["--socket", path, "--size", "256M", "--chunk", "32M"]
+    args = ["--socket", path, "--size", "256M", "--chunk", "32M", "--trust", "0"]
+    assert tb.run(["truncate", "-s", "1M", disk]).returncode == 0
     pool = tb.spawn(["build/kvick", "pool", "serve", *args])
     try:
         until(lambda: leased() == 0, "the pool", 30)
         vm = large_vm(
             ["memwait 200 256", "memtest 160", "echo tested", "memwait 320 384", "memtest 300", "echo full",
              "memwait 100 128", "memwait 200 256"],
-            "--memory", "128M", "--mem-device", f"id=m0,max=2G,backing=pool:{path}",
+            "--memory", "128M", "--mem-device", f"id=m0,max=2G,backing=pool:{path}", "--disk", disk,
         )  # fmt: skip
         vm.expect("kvick-init: user space")
         assert leased() == 0
@@ -247,7 +252,11 @@ def test_lent_by_a_pool(large_testbed, large_vm):
         assert leased() == 0
         vm.release("m0", 128)
         vm.end(8)
+        until(lambda: info("free_chunks") == 8, "cleaning", 30)
+        assert info("renewed_bytes") >= 8 * 32 * MIB
+        assert info("cleaned_bytes") == 0
     finally:
+        tb.run(["rm", "-f", disk])
         pool.kill(signal.SIGTERM)
         pool.wait(20)
 

@@ -21,7 +21,7 @@ import pytest
 from hugepages import HUGE, some_huge_pages  # noqa: F401 (a fixture)
 from nobody import NOBODY, open_kvick  # noqa: F401 (a fixture)
 from pools import (  # noqa: F401 (pool_factory is a fixture)
-    CHUNK, DONE, FETCH, GRANT, GROW, LAZY, LEASE, MIB, MODES, STATUS, WAIT, WROTE,
+    CHUNK, DONE, FETCH, GRANT, GROW, LAZY, LEASE, MIB, MODES, QUIET, RENEW, STATUS, TRUST, WAIT, WROTE,
     Client, Refused, message, pool_factory, zero,
 )  # fmt: skip
 from vm import until
@@ -192,10 +192,12 @@ def test_report_of_no_pages(pool):
         assert zero(other.maps())
 
 
-def test_pages_in_pipes(serve):
-    """splice() puts the file's own pages into a pipe: they are not the next lease's."""
-    pool = serve()
-    client = Client(pool.path).lease(16 * CHUNK)
+@pytest.mark.parametrize(("args", "flags"), [((), WAIT), (TRUST, WAIT | RENEW)], ids=["renew", "trusted"])
+def test_pages_in_pipes(serve, args, flags):
+    """splice() puts the file's own pages into a pipe, as a disk's request has them that its process
+    did not wait for: they are not the next lease's."""
+    pool = serve(*args)
+    client = Client(pool.path).lease(16 * CHUNK, flags)
     read, write = os.pipe()
     client.maps()[0][:] = b"\1" * CHUNK
     assert os.splice(client.fds[0], write, 8192, offset_src=0) > 0
@@ -335,7 +337,9 @@ def test_bad_messages(serve):
         message(LEASE, size=CHUNK, magic=1),
         message(LEASE, size=CHUNK, version=2),
         message(0),
-        message(9),
+        message(QUIET),
+        message(QUIET, flags=1),
+        message(10),
         message(GRANT, size=CHUNK),
         message(FETCH),
         message(WROTE, count=1) + struct.pack("=II", 0, 1),

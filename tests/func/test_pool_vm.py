@@ -92,6 +92,31 @@ def test_killed_vm_is_cleaned_whole(start, flat, serve):
 
 
 @pytest.mark.usefixtures("kvm_host")
+def test_killed_vm_with_disk(start, flat, serve, tmp_path):
+    """What a disk may still read into is renewed, though this user is trusted; an end in order
+    has waited for the disk, and nothing is renewed."""
+    pool = serve(*TRUST)
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(MIB))
+    args = ("--memory", memory(pool), "--disk", f"{disk},direct", flat / "echo.pvh.elf")
+    for _ in range(2):
+        vm = start(*args)
+        vm.expect("echo ready")
+        vm.send("q")
+        assert vm.wait() == OK
+        before = pool.quiet()
+        assert before["renewed_bytes"] == 0 and before["cleaned_bytes"] > 0
+    vm = start(*args)
+    vm.expect("echo ready")
+    vm.signal(signal.SIGKILL)
+    vm.wait()
+    after = pool.quiet()
+    assert after["renewed_bytes"] == 64 * MIB
+    assert after["cleaned_bytes"] == before["cleaned_bytes"]
+    assert after["refused_message"] == 0
+
+
+@pytest.mark.usefixtures("kvm_host")
 def test_stopped_server_is_not_waited_for(start, flat, serve):
     """A machine ends though the pool takes no report; everything is cleaned then."""
     pool = serve(*TRUST)

@@ -60,10 +60,11 @@ static void test_messages(void **state)
 	msg.bytes = 0;
 	assert_int_equal(pool_check(&msg, sizeof(msg)), -EBADMSG);
 	for (unsigned type = 0; type < 100; type++) {
-		int want = type >= POOL_FETCH && type <= POOL_STATUS ? 0 : -EBADMSG;
+		bool bare = (type >= POOL_FETCH && type <= POOL_STATUS) || type == POOL_DRAIN ||
+			    type == POOL_QUIET;
 
 		msg = request((uint16_t)type);
-		assert_int_equal(pool_check(&msg, sizeof(msg)), type == POOL_DRAIN ? 0 : want);
+		assert_int_equal(pool_check(&msg, sizeof(msg)), bare ? 0 : -EBADMSG);
 	}
 	msg = request(POOL_STATUS);
 	msg.index = 1;
@@ -418,16 +419,61 @@ static void test_reported(void **state)
 		assert_int_equal(info.renewed_bytes, lie * CHUNK);
 	}
 	all_zero(&f, 4);
-	/* Trusted or not, who lets devices in gets other memory. */
-	info = info_quiet(&f);
-	{
-		struct kv_err err = {0};
-		struct pool_lease *lease;
+	fixture_stop(&f);
+}
 
-		assert_int_equal(pool_lease_with(&lease, f.path, CHUNK, POOL_RENEW, &err), 0);
+/* A lease of two chunks that devices may write to: a page of one is dirty, and reported or not. */
+static void device_lease(const struct fixture *f, bool quiet, bool report)
+{
+	static const struct pool_span span = {17, 1};
+	uint32_t flags = POOL_RENEW | POOL_WAIT;
+	struct kv_err err = {0};
+	struct pool_lease *lease;
+	char *map;
+
+	assert_int_equal(pool_lease_with(&lease, f->path, 2 * CHUNK, flags, &err), 0);
+	map = chunk_map(lease, 1);
+	memset(map + 17 * PAGE_BYTES, 1, PAGE_BYTES);
+	munmap(map, CHUNK);
+	if (report)
+		assert_int_equal(pool_wrote(lease, 1, &span, 1), 0);
+	if (quiet)
+		pool_lease_quiet(lease);
+	if (report)
 		pool_lease_report(lease);
+	else
+		pool_lease_end(lease);
+}
+
+/* Trusted or not, who lets devices in gets other memory, unless it says that they are done. */
+static void test_devices(void **state)
+{
+	uid_t uid;
+	struct pool_config config = config_trust(&uid);
+	uint64_t renewed = 0, cleaned = 0;
+	struct pool_info info;
+	struct fixture f;
+
+	fixture_start(&f, &config);
+	for (unsigned i = 0; i < 4; i++) {
+		bool quiet = i & 1, report = i & 2;
+
+		device_lease(&f, quiet, report);
+		renewed += quiet ? 0 : 2 * CHUNK;
+		cleaned += !quiet ? 0 : report ? PAGE_BYTES : 2 * CHUNK;
+		info = info_quiet(&f);
+		assert_int_equal(info.renewed_bytes, renewed);
+		assert_int_equal(info.cleaned_bytes, cleaned);
 	}
-	assert_int_equal(info_quiet(&f).renewed_bytes, info.renewed_bytes + CHUNK);
+	all_zero(&f, 4);
+	assert_int_equal(info_quiet(&f).refused_message, 0);
+	fixture_stop(&f);
+	/* Of others it is no help. */
+	fixture_start(&f, &config_plain);
+	device_lease(&f, true, true);
+	info = info_quiet(&f);
+	assert_int_equal(info.renewed_bytes, 2 * CHUNK);
+	assert_int_equal(info.cleaned_bytes, 0);
 	fixture_stop(&f);
 }
 
@@ -741,6 +787,7 @@ int main(void)
 		cmocka_unit_test(test_renewed),
 		cmocka_unit_test(test_cleaned),
 		cmocka_unit_test(test_reported),
+		cmocka_unit_test(test_devices),
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_report_of_others),
 		cmocka_unit_test(test_halves),
