@@ -125,8 +125,8 @@ typedef int gmem_touched_fn(void *ctx, uint64_t offset, uint64_t bytes);
  * Tell @tell of all RAM that this process, its guest and its devices may have written since it was
  * added, and of some that they only read; offsets are those of the pool's lease. Ranges may
  * overlap. Only GMEM_POOL keeps such an account, in the page tables, and only where nothing takes
- * entries out of them: no shared=on, no page swapped since the host's start (or mlock=on), no
- * transparent huge pages for shared memory; hugetlb pages always do.
+ * entries out of them: no shared=on, a host without swap and demotion (or mlock=on), no transparent
+ * huge pages of any size for shared memory; hugetlb pages always do.
  * Returns 0 when that was all; -ENOTSUP (it cannot be told here, or by a kernel before 6.7); what
  * @tell returned; -errno. Context: nobody uses the RAM any more.
  * Source: Linux Documentation/admin-guide/mm/pagemap.rst, PAGEMAP_SCAN.

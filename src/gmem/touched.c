@@ -2,6 +2,7 @@
 /* Which pages of a lease this process, and what ran in its address space, may have written. */
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -45,15 +46,13 @@ _Static_assert(sizeof(struct pm_scan_arg) == 96, "linux/fs.h");
 
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
 
-/* Swapping takes shared pages out of page tables, and leaves no trace in them. */
-static bool host_swapped(void)
+/* Whether @path, a table of /proc, was read and has 0 for these, or knows nothing of them. */
+static bool table_is_0(const char *path, const char *a, const char *b)
 {
 	MEM_SCOPED char *text = NULL;
 
-	if (file_read_all("/proc/vmstat", 64 * KIB, &text) < 0)
-		return true;
-	/* A kernel that does not have a counter does not do that. */
-	return gmem_table_find(text, "pswpout") || gmem_table_find(text, "zswpout");
+	return file_read_all(path, 64 * KIB, &text) >= 0 && !gmem_table_find(text, a) &&
+	       !gmem_table_find(text, b);
 }
 
 /* Whether the setting in @path is one of those words, which the kernel puts in brackets. */
@@ -66,11 +65,33 @@ static bool setting_is(const char *path, const char *a, const char *b)
 	return n < 0 ? n == -ENOENT : strstr(text, a) || strstr(text, b);
 }
 
-/* Shared pages that become huge later, and huge ones that are split, leave page tables as well. */
+/*
+ * Reclaim takes a shared page out of page tables before it tries to swap it out, and leaves no
+ * trace in them; when it then cannot, nothing counts that. So it must not look at such pages at
+ * all: it does where there is or was swap, and where pages are moved to slower memory, whose
+ * failures it treats as the rest. It leaves locked pages alone.
+ */
+static bool host_reclaims(void)
+{
+	return !table_is_0("/proc/meminfo", "SwapTotal", "SwapCached") ||
+	       !table_is_0("/proc/vmstat", "pswpout", "zswpout") ||
+	       !setting_is("/sys/kernel/mm/numa/demotion_enabled", "false", "false");
+}
+
+/*
+ * Shared pages that become huge later, and large ones of any size that are split, leave page tables
+ * as well, locked or not.
+ */
 static bool host_collapses(void)
 {
-	return !setting_is(THP_DIR "shmem_enabled", "[never]", "[deny]") ||
-	       !setting_is(THP_DIR "hugepages-2048kB/shmem_enabled", "[never]", "[inherit]");
+	bool never = setting_is(THP_DIR "shmem_enabled", "[never]", "[deny]");
+	glob_t sizes = {0};
+	int r = glob(THP_DIR "hugepages-*/shmem_enabled", GLOB_NOSORT, NULL, &sizes);
+
+	for (size_t i = 0; !r && never && i < sizes.gl_pathc; i++)
+		never = setting_is(sizes.gl_pathv[i], "[never]", "[inherit]");
+	globfree(&sizes);
+	return !never || (r && r != GLOB_NOMATCH);
 }
 
 /* True when a page table entry that was once made for @rg is still there. */
@@ -80,7 +101,7 @@ static bool region_traced(const struct gmem_region *rg)
 		return false;
 	if (rg->page_bytes > PAGE_BYTES)
 		return true;
-	return (rg->backing.mlock || !host_swapped()) && !host_collapses();
+	return (rg->backing.mlock || !host_reclaims()) && !host_collapses();
 }
 
 static int region_scan(const struct gmem_region *rg, int fd, gmem_touched_fn *tell, void *ctx)
