@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvick pool serve: the pool's process. */
 #include <errno.h>
+#include <fcntl.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -30,6 +32,8 @@ struct serve {
 	struct pool_server *server;
 	int signal_fd;
 	struct loop_source *signal_source;
+	char path[256]; /* of the socket that this program made, or "" */
+	int held;	/* that socket, so that no other has its inode meanwhile; or -1 */
 };
 
 static void line_print(void *ctx, enum log_level level, const char *line)
@@ -211,11 +215,10 @@ static int signals_open(struct serve *serve)
 }
 
 /* The listening socket: systemd's, or an own one, whose path @path gets. */
-static int socket_open(struct serve *serve, char *path, size_t path_bytes, struct kv_err *err)
+static int socket_open(struct serve *serve, struct kv_err *err)
 {
 	int fd = notify_socket(), r;
 
-	path[0] = '\0';
 	if (fd == -EINVAL)
 		return err_set(err, fd,
 			"LISTEN_FDS: what is needed is one listening socket, "
@@ -223,17 +226,33 @@ static int socket_open(struct serve *serve, char *path, size_t path_bytes, struc
 	if (fd >= 0)
 		return fd;
 	if (serve->socket)
-		r = snprintf(path, path_bytes, "%s", serve->socket) < (int)path_bytes
+		r = snprintf(serve->path, sizeof(serve->path), "%s", serve->socket) <
+				    (int)sizeof(serve->path)
 			    ? 0
 			    : err_set(err, -ENAMETOOLONG, "--socket: the path is too long");
 	else
-		r = pool_path(path, path_bytes, err);
-	if (r < 0)
-		return r;
-	return pool_listen(path, serve->config.allow_count > 0, err);
+		r = pool_path(serve->path, sizeof(serve->path), err);
+	if (!r)
+		r = pool_listen(serve->path, serve->config.allow_count > 0, err);
+	if (r >= 0)
+		serve->held = open(serve->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	return r;
 }
 
-static int serve_open(struct serve *serve, char *path, size_t path_bytes, struct kv_err *err)
+/* Take the socket away, if it still is this program's: another may have taken its place. */
+static void socket_remove(struct serve *serve)
+{
+	struct stat mine, there;
+
+	if (serve->held < 0)
+		return;
+	if (!fstat(serve->held, &mine) && !lstat(serve->path, &there) &&
+		mine.st_dev == there.st_dev && mine.st_ino == there.st_ino)
+		unlink(serve->path);
+	fd_close(&serve->held);
+}
+
+static int serve_open(struct serve *serve, struct kv_err *err)
 {
 	struct rlimit files;
 	int fd, r = loop_create(&serve->loop);
@@ -248,23 +267,21 @@ static int serve_open(struct serve *serve, char *path, size_t path_bytes, struct
 	}
 	/* Other programs of the same user shall not get at the memory by ptrace() or /proc. */
 	prctl(PR_SET_DUMPABLE, 0);
-	fd = socket_open(serve, path, path_bytes, err);
+	fd = socket_open(serve, err);
 	if (fd < 0)
 		return fd;
 	r = pool_server_create(&serve->server, &serve->config, fd, serve->loop, &serve->log, err);
 	if (r < 0) {
 		fd_close(&fd);
-		if (path[0])
-			unlink(path);
+		socket_remove(serve);
 	}
 	return r;
 }
 
 static int serve_run(struct serve *serve)
 {
-	char path[256] = "";
 	struct kv_err err = {0};
-	int r = serve_open(serve, path, sizeof(path), &err);
+	int r = serve_open(serve, &err);
 
 	if (!r) {
 		notify_send("READY=1");
@@ -276,8 +293,7 @@ static int serve_run(struct serve *serve)
 	if (r < 0)
 		cli_error("pool serve", "%s", err.text);
 	/* The socket goes first, so that nobody finds a server that is on its way out. */
-	if (serve->server && path[0])
-		unlink(path);
+	socket_remove(serve);
 	pool_server_destroy(serve->server);
 	loop_remove(serve->signal_source);
 	fd_close(&serve->signal_fd);
@@ -291,6 +307,7 @@ int pool_serve_run(int argc, char **argv)
 		.config = {.size_bytes = UINT64_MAX, .page_bytes = PAGE_BYTES, .node = -1},
 		.log = {.level = LOG_LEVEL_INFO, .sink = line_print},
 		.signal_fd = -1,
+		.held = -1,
 	};
 	int status = cli_parse(&usage, argc, argv, &serve);
 

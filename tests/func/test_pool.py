@@ -721,6 +721,29 @@ def test_socket_of_another(kvick, tmp_path):
         assert server.wait(20) == 0
 
 
+def test_socket_of_the_next(kvick, tmp_path):
+    """A server that ends takes away its own socket, not that of who took its place."""
+    path = tmp_path / "sock"
+    args = [kvick, "pool", "serve", "--size", "4M", "--chunk", "4M", "--socket", path]
+
+    def answering():
+        status = [*args[:2], "status", "--json", "--socket", path]
+        done = subprocess.run(status, capture_output=True, timeout=20, check=False)
+        return json.loads(done.stdout)["pid"] if not done.returncode else None
+
+    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as first:
+        until(answering, "a server")
+        path.unlink()
+        with subprocess.Popen(args, stderr=subprocess.DEVNULL) as second:
+            until(lambda: answering() == second.pid, "the second")
+            first.terminate()
+            assert first.wait(20) == 0
+            assert answering() == second.pid
+            second.terminate()
+            assert second.wait(20) == 0
+    assert not path.exists()
+
+
 @needs_root
 def test_ordinary_user(serve, open_kvick, tmp_path):  # noqa: F811
     """The server needs no privileges."""
