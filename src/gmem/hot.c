@@ -22,11 +22,35 @@
 /* Pages that one call of mincore(2) tells of. */
 #define RESIDENT_STEP 65536
 
+/* What gets memory in a turn, or loses it: less than a tenth of a second in pages of 4 KiB. */
+#define FILL_BYTES  (64 * MIB)
+#define EMPTY_BYTES (512 * MIB)
+
+/* The range of blocks, and of the windows they lie in. */
+struct span {
+	uint64_t from, to; /* blocks */
+	unsigned first, last;
+	uint8_t *host;
+	uint64_t bytes;
+};
+
+/*
+ * The request under way. Blocks get their memory before they are plugged, and lose it after they
+ * were unplugged, so what takes long changes nothing that others see.
+ */
+struct hot_work {
+	enum { WORK_NONE, WORK_FILL, WORK_EMPTY } kind;
+	struct span span; /* that is to be plugged */
+	uint64_t at, end; /* what is left, offsets in the area */
+	int result;	  /* of the request, when it has been emptied */
+};
+
 struct gmem_hot {
 	struct gmem *gm;	/* [c] */
 	struct gmem_region rg;	/* [c] its place, and what its own pages are like */
 	uint64_t block_bytes;	/* [c] */
 	uint64_t window_bytes;	/* [c] */
+	uint64_t turn_bytes;	/* [c] or 0 */
 	struct gmem_lent *lent; /* [c] the pointer; NULL without a lender */
 	bool whole;		/* [c] */
 	bool populate;		/* [c] */
@@ -34,6 +58,7 @@ struct gmem_hot {
 	unsigned window_count;	/* [c] */
 	uint64_t plugged_bytes; /* [l], as all that follows */
 	uint64_t stall_max_ns;
+	struct hot_work work;
 	unsigned windows_mapped;
 	uint32_t windows[GMEM_WINDOWS_MAX]; /* plugged blocks in each */
 	_Atomic uint64_t bits[];	    /* [a] a bit for each block, set: plugged */
@@ -160,14 +185,6 @@ static int windows_map(struct gmem_hot *hot, unsigned first, unsigned last)
 	return r;
 }
 
-/* The range of blocks, and of the windows they lie in. */
-struct span {
-	uint64_t from, to; /* blocks */
-	unsigned first, last;
-	uint8_t *host;
-	uint64_t bytes;
-};
-
 static bool span_find(const struct gmem_hot *hot, gpa_t gpa, uint64_t bytes, struct span *span)
 {
 	uint64_t at = gpa - hot->rg.gpa;
@@ -226,25 +243,6 @@ static int memory_fill(const struct gmem_hot *hot, uint8_t *host, uint64_t bytes
 	return 0;
 }
 
-/* Have memory behind a range. Huge pages are set aside here, so that none is missing later. */
-static int memory_in(struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
-{
-	int r = 0;
-
-	if (hot->lent)
-		r = gmem_lent_in(hot->lent, (uint64_t)(host - hot->rg.host), bytes);
-	if (is_hugetlb(hot)) {
-		r = gmem_huge_map(&hot->rg, host, bytes);
-		if (!r)
-			r = gmem_region_tune(&hot->rg, host, bytes, false);
-	}
-	if (!r && hot->populate)
-		r = memory_fill(hot, host, bytes);
-	if (r < 0)
-		memory_out(hot, host, bytes);
-	return r;
-}
-
 /* Count blocks [@from, @to) in or out of their windows. */
 static void windows_count(struct gmem_hot *hot, const struct span *span, bool on)
 {
@@ -261,47 +259,66 @@ static void windows_count(struct gmem_hot *hot, const struct span *span, bool on
 	}
 }
 
-int gmem_hot_plug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+/* Huge pages are set aside here, so that none is missing later. */
+static int plug_begin(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
 {
+	uint64_t at = gpa - hot->rg.gpa;
 	struct span span;
-	int r;
+	int r = 0;
 
 	if (!span_find(hot, gpa, bytes, &span))
 		return -EINVAL;
 	if (bits_count(hot, span.from, span.to))
 		return -EEXIST;
-	r = memory_in(hot, span.host, span.bytes);
-	if (r < 0)
-		return r;
-	r = windows_map(hot, span.first, span.last);
-	if (r < 0) {
-		memory_out(hot, span.host, span.bytes);
-		return r;
+	if (is_hugetlb(hot)) {
+		r = gmem_huge_map(&hot->rg, span.host, bytes);
+		if (!r)
+			r = gmem_region_tune(&hot->rg, span.host, bytes, false);
+		if (r < 0)
+			memory_out(hot, span.host, bytes);
 	}
-	windows_count(hot, &span, true);
-	bits_set(hot, span.from, span.to, true);
-	hot->plugged_bytes += bytes;
-	return 0;
+	if (!r)
+		hot->work = (struct hot_work){WORK_FILL, span, at, at + bytes, 0};
+	return r;
 }
 
-/* Take away windows from @first to @last that are empty now, with what the guest left in them. */
-static void windows_drop(struct gmem_hot *hot, unsigned first, unsigned last)
+/*
+ * Take away windows from @first to @last: with @all those that are there, else those that have
+ * become empty.
+ */
+static void windows_drop(struct gmem_hot *hot, unsigned first, unsigned last, bool all)
 {
 	uint64_t begin = now_ns(), took;
 
-	for (unsigned w = last + 1; !hot->whole && w-- > first;)
-		if (!hot->windows[w])
+	for (unsigned w = last + 1; w-- > first;) {
+		if (all != !!hot->windows[w])
+			continue;
+		hot->windows[w] = 0;
+		if (!hot->whole)
 			window_unmap(hot, w);
+	}
 	took = now_ns() - begin;
 	if (took > hot->stall_max_ns)
 		hot->stall_max_ns = took;
-	for (unsigned w = first; w <= last; w++)
-		if (!hot->windows[w])
-			memory_out(hot, hot->rg.host + w * hot->window_bytes, window_len(hot, w));
 }
 
-int gmem_hot_unplug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+/*
+ * Empty [@at, @end), and what the guest left behind in the first and the last of its windows if
+ * these are gone.
+ */
+static void empty_begin(
+	struct gmem_hot *hot, unsigned first, unsigned last, uint64_t at, uint64_t end)
 {
+	if (!hot->windows[first])
+		at = first * hot->window_bytes;
+	if (!hot->windows[last])
+		end = last * hot->window_bytes + window_len(hot, last);
+	hot->work = (struct hot_work){.kind = WORK_EMPTY, .at = at, .end = end};
+}
+
+static int unplug_begin(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+{
+	uint64_t at = gpa - hot->rg.gpa;
 	struct span span;
 
 	if (!span_find(hot, gpa, bytes, &span))
@@ -311,21 +328,158 @@ int gmem_hot_unplug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
 	bits_set(hot, span.from, span.to, false);
 	windows_count(hot, &span, false);
 	hot->plugged_bytes -= bytes;
-	windows_drop(hot, span.first, span.last);
-	memory_out(hot, span.host, span.bytes);
+	windows_drop(hot, span.first, span.last, false);
+	empty_begin(hot, span.first, span.last, at, at + bytes);
 	return 0;
+}
+
+static void clear_begin(struct gmem_hot *hot)
+{
+	unsigned first = 0, last = hot->window_count - 1;
+
+	if (!hot->plugged_bytes)
+		return;
+	while (!hot->windows[first])
+		first++;
+	while (!hot->windows[last])
+		last--;
+	bits_set(hot, 0, hot->rg.bytes / hot->block_bytes, false);
+	hot->plugged_bytes = 0;
+	windows_drop(hot, first, last, true);
+	empty_begin(hot, first, last, 0, 0);
+}
+
+int gmem_hot_begin(struct gmem_hot *hot, enum gmem_hot_op op, gpa_t gpa, uint64_t bytes)
+{
+	if (gmem_hot_busy(hot))
+		return -EBUSY;
+	switch (op) {
+	case GMEM_HOT_PLUG:
+		return plug_begin(hot, gpa, bytes);
+	case GMEM_HOT_UNPLUG:
+		return unplug_begin(hot, gpa, bytes);
+	case GMEM_HOT_CLEAR:
+		clear_begin(hot);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+bool gmem_hot_busy(const struct gmem_hot *hot)
+{
+	return hot->work.kind != WORK_NONE;
+}
+
+/* So much of @left belongs into a turn of at most @most, or of a page. */
+static uint64_t turn_len(const struct gmem_hot *hot, uint64_t left, uint64_t most)
+{
+	if (hot->turn_bytes)
+		most = hot->turn_bytes;
+	if (most < hot->rg.page_bytes)
+		most = hot->rg.page_bytes;
+	return left < most ? left : most;
+}
+
+/* What was to be plugged gives back what it got: of huge pages, all of them. */
+static void plug_undo(struct gmem_hot *hot, int result)
+{
+	struct hot_work *work = &hot->work;
+
+	work->kind = WORK_EMPTY;
+	work->result = result;
+	if (!is_hugetlb(hot))
+		work->end = work->at;
+	work->at = (uint64_t)(work->span.host - hot->rg.host);
+}
+
+static int fill_turn(struct gmem_hot *hot)
+{
+	struct hot_work *work = &hot->work;
+	uint8_t *host = hot->rg.host + work->at;
+	uint64_t bytes = work->end - work->at;
+	int r = 0;
+
+	if (hot->lent || hot->populate)
+		bytes = turn_len(hot, bytes, FILL_BYTES);
+	if (hot->lent)
+		r = gmem_lent_in(hot->lent, work->at, bytes);
+	if (!r && hot->populate)
+		r = memory_fill(hot, host, bytes);
+	work->at += bytes;
+	if (!r && work->at < work->end)
+		return 1;
+	if (!r)
+		r = windows_map(hot, work->span.first, work->span.last);
+	if (r < 0) {
+		plug_undo(hot, r);
+		return 1;
+	}
+	windows_count(hot, &work->span, true);
+	bits_set(hot, work->span.from, work->span.to, true);
+	hot->plugged_bytes += work->span.bytes;
+	work->kind = WORK_NONE;
+	return 0;
+}
+
+static int empty_turn(struct gmem_hot *hot)
+{
+	struct hot_work *work = &hot->work;
+	uint64_t bytes = turn_len(hot, work->end - work->at, EMPTY_BYTES);
+
+	if (bytes)
+		memory_out(hot, hot->rg.host + work->at, bytes);
+	work->at += bytes;
+	if (work->at < work->end)
+		return 1;
+	work->kind = WORK_NONE;
+	return work->result;
+}
+
+int gmem_hot_turn(struct gmem_hot *hot)
+{
+	switch (hot->work.kind) {
+	case WORK_FILL:
+		return fill_turn(hot);
+	case WORK_EMPTY:
+		return empty_turn(hot);
+	case WORK_NONE:
+		break;
+	}
+	return 0;
+}
+
+void gmem_hot_cancel(struct gmem_hot *hot)
+{
+	if (hot->work.kind == WORK_FILL)
+		plug_undo(hot, -ECANCELED);
+}
+
+/* Begin a request and bring it to its end. */
+static int do_all(struct gmem_hot *hot, enum gmem_hot_op op, gpa_t gpa, uint64_t bytes)
+{
+	int r = gmem_hot_begin(hot, op, gpa, bytes);
+
+	if (r < 0)
+		return r;
+	do
+		r = gmem_hot_turn(hot);
+	while (r > 0);
+	return r;
+}
+
+int gmem_hot_plug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+{
+	return do_all(hot, GMEM_HOT_PLUG, gpa, bytes);
+}
+
+int gmem_hot_unplug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
+{
+	return do_all(hot, GMEM_HOT_UNPLUG, gpa, bytes);
 }
 
 void gmem_hot_clear(struct gmem_hot *hot)
 {
-	bits_set(hot, 0, hot->rg.bytes / hot->block_bytes, false);
-	hot->plugged_bytes = 0;
-	for (unsigned w = hot->window_count; w-- > 0;) {
-		if (!hot->windows[w])
-			continue;
-		hot->windows[w] = 0;
-		windows_drop(hot, w, w);
-	}
+	do_all(hot, GMEM_HOT_CLEAR, 0, 0);
 }
 
 uint64_t gmem_hot_plugged(const struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
@@ -402,6 +556,7 @@ static int params_check(
 		     (p->whole || (p->window_bytes >= block &&
 					  !(p->window_bytes & (p->window_bytes - 1))));
 
+	sizes = sizes && !(p->turn_bytes % page);
 	if (!sizes || !range_end(p->gpa, p->bytes, &end) || p->backing->mlock ||
 		p->backing->kind == GMEM_FILE || (p->backing->kind == GMEM_POOL) != !!p->lender)
 		return err_set(err, -EINVAL,
@@ -467,6 +622,7 @@ int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_p
 	hot->gm = gm;
 	hot->block_bytes = params->block_bytes;
 	hot->window_bytes = params->whole ? params->bytes : params->window_bytes;
+	hot->turn_bytes = params->turn_bytes;
 	hot->whole = params->whole;
 	hot->populate = params->populate;
 	hot->window_first = gm->window_count;

@@ -32,7 +32,7 @@ uint64_t gmem_hot_window(uint64_t bytes, uint64_t block_bytes, uint64_t windows)
 
 /*
  * Who lends an area its memory, in pieces of equal size that are present and zero: the N-th stands
- * behind the area's bytes from N * @bytes. Context of both: that of gmem_hot_plug().
+ * behind the area's bytes from N * @bytes. Context of both: that of gmem_hot_begin().
  */
 struct gmem_lender {
 	uint64_t bytes;	     /* of a piece: whole pages */
@@ -55,6 +55,11 @@ struct gmem_hot_params {
 		window_bytes; /* a power of two, not less than the block; the last may be shorter */
 	bool whole;	      /* one window, mapped all the time, in place of window_bytes */
 	bool populate;	      /* blocks become present when they are plugged */
+	/*
+	 * Whole pages: at most so much gets or loses memory in a turn. 0: what takes less than a
+	 * tenth of a second in small pages. A larger page is a turn by itself.
+	 */
+	uint64_t turn_bytes;
 	const struct gmem_backing *backing; /* not GMEM_FILE, no mlock */
 	const struct gmem_lender *lender;   /* with GMEM_POOL; what ctx is must outlive the area */
 };
@@ -68,23 +73,50 @@ struct gmem_hot_params {
 int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_params *params,
 	struct kv_err *err);
 
+enum gmem_hot_op {
+	/*
+	 * Plug a range. All of it happens or nothing: when a listener refuses a window, those that
+	 * were told before are told to forget it, and the memory goes back. Nothing of it is
+	 * plugged before the last turn.
+	 */
+	GMEM_HOT_PLUG,
+	/*
+	 * Unplug a range, at once: listeners forget windows that have become empty. The turns give
+	 * the pages back to the host. Pointers into it stay valid, but what they write is lost.
+	 */
+	GMEM_HOT_UNPLUG,
+	GMEM_HOT_CLEAR, /* the same for everything that is plugged */
+};
+
 /*
- * Plug [@gpa, @gpa + @bytes). All of it happens or nothing: when a listener refuses a window, those
- * that were told before are told to forget it, and the memory goes back.
- * Returns 0; -EINVAL (not whole blocks, outside); -EEXIST (some of it is plugged); -ENOMEM (the
- * host has no pages); a listener's error. Context: one thread at a time for an area.
+ * Begin to carry out @op for [@gpa, @gpa + @bytes), which do not matter to GMEM_HOT_CLEAR. It goes
+ * on by gmem_hot_turn(), for it may take a second for each GiB.
+ * Returns 0; -EBUSY (a request is under way); -EINVAL (not whole blocks, outside); -EEXIST (plug:
+ * some of it is plugged); -ENOENT (unplug: some of it is not); -ENOMEM (no huge pages). Context:
+ * one thread at a time for an area.
+ */
+int gmem_hot_begin(struct gmem_hot *hot, enum gmem_hot_op op, gpa_t gpa, uint64_t bytes);
+
+/*
+ * Go on with the request under way.
+ * Returns 1: there is more to do; 0: it is done, or there was none; when it was a plug that failed
+ * and has been undone: -ENOMEM (the host has no pages), a listener's or the lender's error,
+ * -ECANCELED. Context: as gmem_hot_begin().
+ */
+int gmem_hot_turn(struct gmem_hot *hot);
+
+/* Have a plug that is under way undone by the next turns. Context: as gmem_hot_begin(). */
+void gmem_hot_cancel(struct gmem_hot *hot);
+
+/* A request is under way. Context: as gmem_hot_begin(). */
+bool gmem_hot_busy(const struct gmem_hot *hot);
+
+/*
+ * A request from its begin to its end. Return what gmem_hot_begin() and gmem_hot_turn() do.
+ * Context: as gmem_hot_begin().
  */
 int gmem_hot_plug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes);
-
-/*
- * Unplug [@gpa, @gpa + @bytes): listeners forget windows that have become empty, and the host gets
- * the pages back. Pointers into it stay valid, but what they write is lost.
- * Returns 0; -EINVAL (not whole blocks, outside); -ENOENT (some of it is not plugged). Context: as
- * gmem_hot_plug().
- */
 int gmem_hot_unplug(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes);
-
-/* Unplug everything. Context: as gmem_hot_plug(). */
 void gmem_hot_clear(struct gmem_hot *hot);
 
 /*
@@ -103,12 +135,12 @@ struct gmem_hot_info {
 	bool whole;
 	uint64_t stall_max_ns; /* the longest that telling the listeners took in one request */
 };
-/* Context: as gmem_hot_plug(). */
+/* Context: as gmem_hot_begin(). */
 void gmem_hot_info(const struct gmem_hot *hot, struct gmem_hot_info *ret);
 
 /*
  * Bytes of the plugged blocks that are present on the host; takes time in proportion to what is
- * plugged. Context: as gmem_hot_plug().
+ * plugged. Context: as gmem_hot_begin().
  */
 uint64_t gmem_hot_resident(const struct gmem_hot *hot);
 

@@ -56,9 +56,12 @@ enum { STATE_PLUGGED = 0, STATE_UNPLUGGED = 1, STATE_MIXED = 2 };
 struct vmem {
 	struct vdev *vd;	  /* [c] */
 	struct vmem_params p;	  /* [c] */
+	struct loop_source *turn; /* [c] timer: the request under way goes on */
 	struct mem_config config; /* under the device's lock, as all below */
 	uint64_t refused;
-	bool shrunk; /* since the last call of p.shrunk */
+	bool shrunk;	       /* since the last call of p.shrunk */
+	bool owed;	       /* the driver waits for an answer to the request under way */
+	struct vq_chain chain; /* of that request */
 };
 
 static uint64_t usable_bytes(const struct vmem *mem)
@@ -85,9 +88,22 @@ static int mem_activate(void *dev)
 	return info.whole || vdev_features(mem->vd) & F_UNPLUGGED_INACCESSIBLE ? 0 : -EOPNOTSUPP;
 }
 
+/* Nobody waits any more: what is half-plugged, of which the driver sees nothing yet, goes back. */
+static void chain_forget(struct vmem *mem)
+{
+	mem->owed = false;
+	gmem_hot_cancel(mem->p.hot);
+}
+
 /* §5.15.5.2: blocks stay as they are. */
 static void mem_reset(void *dev)
 {
+	chain_forget(dev);
+}
+
+static void mem_queue_stop(void *dev, unsigned index)
+{
+	chain_forget(dev);
 }
 
 /* The size of a request's range when it lies in the usable region, or 0. */
@@ -106,25 +122,21 @@ static uint64_t req_bytes(const struct vmem *mem, const struct mem_req *req)
 static uint16_t plug(struct vmem *mem, const struct mem_req *req)
 {
 	uint64_t bytes = req_bytes(mem, req);
-	int r;
 
 	if (!bytes || gmem_hot_plugged(mem->p.hot, req->addr, bytes))
 		return RESP_ERROR;
 	if (bytes > mem->config.requested_size ||
 		mem->config.plugged_size > mem->config.requested_size - bytes)
 		return RESP_NACK;
-	r = gmem_hot_plug(mem->p.hot, req->addr, bytes);
-	if (r < 0)
-		return RESP_BUSY;
-	mem->config.plugged_size += bytes;
-	return RESP_ACK;
+	return gmem_hot_begin(mem->p.hot, GMEM_HOT_PLUG, req->addr, bytes) < 0 ? RESP_BUSY
+									       : RESP_ACK;
 }
 
 static uint16_t unplug(struct vmem *mem, const struct mem_req *req)
 {
 	uint64_t bytes = req_bytes(mem, req);
 
-	if (!bytes || gmem_hot_unplug(mem->p.hot, req->addr, bytes) < 0)
+	if (!bytes || gmem_hot_begin(mem->p.hot, GMEM_HOT_UNPLUG, req->addr, bytes) < 0)
 		return RESP_ERROR;
 	mem->config.plugged_size -= bytes;
 	mem->shrunk = true;
@@ -133,10 +145,9 @@ static uint16_t unplug(struct vmem *mem, const struct mem_req *req)
 
 static uint16_t unplug_all(struct vmem *mem)
 {
-	if (mem->config.plugged_size) {
-		gmem_hot_clear(mem->p.hot);
-		mem->shrunk = true;
-	}
+	if (gmem_hot_begin(mem->p.hot, GMEM_HOT_CLEAR, 0, 0) < 0)
+		return RESP_BUSY;
+	mem->shrunk |= mem->config.plugged_size != 0;
 	mem->config.plugged_size = 0;
 	mem->config.usable_region_size = usable_bytes(mem);
 	return RESP_ACK;
@@ -153,6 +164,7 @@ static uint16_t state(const struct vmem *mem, const struct mem_req *req, uint16_
 	return RESP_ACK;
 }
 
+/* Carry out a request, or begin to: gmem_hot_busy(). */
 static void req_serve(struct vmem *mem, const struct mem_req *req, struct mem_resp *resp)
 {
 	uint16_t word = 0;
@@ -173,23 +185,69 @@ static void req_serve(struct vmem *mem, const struct mem_req *req, struct mem_re
 		resp->state = word;
 		break;
 	}
+}
+
+static void req_answer(struct vmem *mem, const struct vq_chain *chain, const struct mem_resp *resp)
+{
 	if (resp->type != RESP_ACK)
 		mem->refused++;
+	/* The ring or the answer's place may just have gone: what is written there is lost. */
+	vq_chain_write(chain, 0, resp, sizeof(*resp));
+	vq_push(vdev_queue(mem->vd, 0), chain, sizeof(*resp));
+	vdev_notify(mem->vd, 0);
+}
+
+/*
+ * Go on with the request under way, for a moment: a large one may take minutes, and others have
+ * their turn in between.
+ */
+static void req_turn(struct vmem *mem)
+{
+	struct gmem_hot_info info;
+	struct mem_resp resp = {.type = RESP_ACK};
+	int r = gmem_hot_turn(mem->p.hot);
+
+	if (r > 0) {
+		loop_set_timer(mem->turn, 1);
+		return;
+	}
+	gmem_hot_info(mem->p.hot, &info);
+	mem->config.plugged_size = info.plugged_bytes;
+	if (r < 0)
+		resp.type = RESP_BUSY;
+	if (mem->owed)
+		req_answer(mem, &mem->chain, &resp);
+	mem->owed = false;
+	vdev_kick(mem->vd, 0);
+}
+
+static void turn_due(void *ctx, uint32_t events)
+{
+	struct vmem *mem = ctx;
+
+	vdev_lock(mem->vd);
+	/* A driver that broke the rules meanwhile gets no answer (§2.1.2). */
+	if (!vdev_serving(mem->vd, 0))
+		chain_forget(mem);
+	req_turn(mem);
+	vdev_unlock(mem->vd);
 }
 
 /*
  * One request at a time, for it may set memory slots and clear pages: other devices have their turn
- * in between.
+ * in between, and the next request waits until the one before is done.
  */
 static void mem_kick(void *dev, unsigned index)
 {
 	struct vmem *mem = dev;
-	struct vq *vq = vdev_queue(mem->vd, index);
 	struct vq_chain chain;
 	struct mem_resp resp;
 	struct mem_req req;
-	int r = vq_pop(vq, &chain);
+	int r;
 
+	if (gmem_hot_busy(mem->p.hot))
+		return;
+	r = vq_pop(vdev_queue(mem->vd, index), &chain);
 	if (!r)
 		return;
 	if (r < 0 || chain.in_bytes < sizeof(resp) ||
@@ -198,10 +256,13 @@ static void mem_kick(void *dev, unsigned index)
 		return;
 	}
 	req_serve(mem, &req, &resp);
-	/* The ring or the answer's place may just have gone: what is written there is lost. */
-	vq_chain_write(&chain, 0, &resp, sizeof(resp));
-	vq_push(vq, &chain, sizeof(resp));
-	vdev_notify(mem->vd, index);
+	if (gmem_hot_busy(mem->p.hot)) {
+		mem->chain = chain;
+		mem->owed = true;
+		req_turn(mem);
+		return;
+	}
+	req_answer(mem, &chain, &resp);
 	vdev_kick(mem->vd, index);
 }
 
@@ -231,6 +292,7 @@ static const struct vdev_ops mem_ops = {
 	.config_bytes = sizeof(struct mem_config),
 	.activate = mem_activate,
 	.reset = mem_reset,
+	.queue_stop = mem_queue_stop,
 	.kick = mem_kick,
 	.kicked = mem_kicked,
 	.config_read = mem_config_read,
@@ -266,8 +328,11 @@ int vmem_create(struct vmem **ret, const struct vmem_params *params)
 		.requested_size = params->requested_bytes,
 	};
 	mem->config.usable_region_size = usable_bytes(mem);
-	r = vdev_create(&mem->vd, &p);
+	r = loop_add_timer(params->loop, turn_due, mem, &mem->turn);
+	if (!r)
+		r = vdev_create(&mem->vd, &p);
 	if (r < 0) {
+		loop_remove(mem->turn);
 		free(mem);
 		return r;
 	}
@@ -280,6 +345,7 @@ void vmem_destroy(struct vmem *mem)
 	if (!mem)
 		return;
 	vdev_destroy(mem->vd);
+	loop_remove(mem->turn);
 	free(mem);
 }
 

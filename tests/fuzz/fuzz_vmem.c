@@ -4,7 +4,8 @@
  * in memory that the requests unplug. Whatever happens, what is plugged adds up and listeners know
  * of it.
  *
- * Input: one byte of set-up, then guest memory; the driver kicks some times.
+ * Input: one byte of set-up, then guest memory; the driver kicks some times, and may start again in
+ * the middle of a request.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -84,7 +85,7 @@ static void state_check(struct vmem *mem, const struct gmem *gm, const struct gm
 }
 
 /* Some of the area is plugged before, so that rings can lie there. */
-static struct gmem *memory_make(struct gmem_hot **hot, struct slots *slots)
+static struct gmem *memory_make(struct gmem_hot **hot, struct slots *slots, bool populate)
 {
 	static const struct gmem_backing anon = {.kind = GMEM_ANON};
 	const struct gmem_hot_params params = {
@@ -92,6 +93,8 @@ static struct gmem *memory_make(struct gmem_hot **hot, struct slots *slots)
 		.bytes = BYTES,
 		.block_bytes = BLOCK,
 		.window_bytes = WINDOW,
+		.populate = populate,
+		.turn_bytes = BLOCK,
 		.backing = &anon,
 	};
 	const struct gmem_listener listener = {slot_map, slot_unmap, slots};
@@ -101,6 +104,22 @@ static struct gmem *memory_make(struct gmem_hot **hot, struct slots *slots)
 		!gmem_hot_add(hot, gm, &params, NULL) && !gmem_listen(gm, &listener) &&
 		!gmem_hot_plug(*hot, BASE, 2 * BLOCK));
 	return gm;
+}
+
+/* The driver starts, after a reset. */
+static void driver_up(struct vmem *mem, uint64_t features, const struct vq_setup *setups)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		static const uint8_t status[4] = {0, 3, 11, 15};
+
+		vdev_status_write(vmem_vdev(mem), status[i], i < 2 ? 0 : features, setups);
+	}
+}
+
+static void loop_round(struct loop *loop)
+{
+	if (!loop_post(loop, stop, loop))
+		loop_run(loop);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -117,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size)
 		return 0;
-	gm = memory_make(&hot, &slots);
+	gm = memory_make(&hot, &slots, data[0] & 8);
 	check(!loop_create(&loop));
 	memcpy(gmem_at(gm, 0, RAM_BYTES), data + 1, size - 1 < RAM_BYTES ? size - 1 : RAM_BYTES);
 	if (data[0] & 1)
@@ -131,14 +150,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	features = vdev_offered(vmem_vdev(mem));
 	if (data[0] & 2)
 		features &= ~VDEV_F_RING_PACKED;
-	vdev_status_write(vmem_vdev(mem), 3, 0, setups);
-	vdev_status_write(vmem_vdev(mem), 11, features, setups);
-	vdev_status_write(vmem_vdev(mem), 15, features, setups);
+	driver_up(mem, features, setups);
 	for (unsigned i = 0; i < 8; i++) {
 		vdev_kick(vmem_vdev(mem), 0);
-		if (!loop_post(loop, stop, loop))
-			loop_run(loop);
+		loop_round(loop);
 		state_check(mem, gm, hot, &slots);
+		/* A request in turns: it ends, or the driver does, or the device. */
+		if (data[0] & 8 && i == 3)
+			driver_up(mem, features, setups);
+		while (i < 7 && gmem_hot_busy(hot)) {
+			loop_round(loop);
+			state_check(mem, gm, hot, &slots);
+		}
 	}
 	if (data[0] & 4)
 		vmem_request(mem, BLOCK);

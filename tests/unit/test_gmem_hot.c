@@ -257,7 +257,7 @@ static void test_add_errors(void **state)
 		.window_bytes = WINDOW,
 		.backing = &anon,
 	};
-	struct gmem_hot_params bad[10];
+	struct gmem_hot_params bad[11];
 	struct gmem_hot *hot;
 
 	for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
@@ -272,6 +272,7 @@ static void test_add_errors(void **state)
 	bad[7].gpa = 0; /* RAM is there */
 	bad[8].gpa = align_down(UINT64_MAX, BLOCK);
 	bad[9].bytes = 0;
+	bad[10].turn_bytes = PAGE_BYTES + 1;
 	for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
 		assert_int_equal(gmem_hot_add(&hot, gm, &bad[i], NULL), -EINVAL);
 	assert_int_equal(gmem_hot_add(&hot, gm, &good, NULL), 0);
@@ -395,6 +396,66 @@ static void test_lent(void **state)
 	assert_int_equal(bank.lent, 0);
 }
 
+/* A request in turns: what is plugged changes at its end, what is unplugged at its begin. */
+static void test_turns(void **state)
+{
+	static const struct gmem_backing anon = {.kind = GMEM_ANON};
+	struct gmem *gm = gmem_make();
+	struct gmem_hot_params params = {
+		.gpa = BASE,
+		.bytes = BYTES,
+		.block_bytes = BLOCK,
+		.window_bytes = WINDOW,
+		.populate = true,
+		.turn_bytes = BLOCK,
+		.backing = &anon,
+	};
+	struct fake fake = {0};
+	struct gmem_hot *hot;
+	unsigned turns = 0;
+
+	assert_int_equal(gmem_hot_add(&hot, gm, &params, NULL), 0);
+	listen_fake(gm, &fake);
+	assert_int_equal(gmem_hot_turn(hot), 0);
+	gmem_hot_cancel(hot);
+	assert_false(gmem_hot_busy(hot));
+	assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_CLEAR, 0, 0), 0);
+	assert_false(gmem_hot_busy(hot));
+	assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_PLUG, BASE, 5 * BLOCK), 0);
+	while (gmem_hot_turn(hot)) {
+		turns++;
+		assert_null(gmem_at(gm, BASE, 1));
+		assert_int_equal(fake.bytes, MIB);
+		assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_CLEAR, 0, 0), -EBUSY);
+		assert_int_equal(gmem_hot_plug(hot, BASE + 6 * BLOCK, BLOCK), -EBUSY);
+	}
+	assert_int_equal(turns, 4);
+	assert_int_equal(gmem_hot_resident(hot), 5 * BLOCK);
+	/* Cancelled before its first turn, in between, and when there is nothing to cancel. */
+	for (turns = 0; turns < 3; turns++) {
+		assert_int_equal(
+			gmem_hot_begin(hot, GMEM_HOT_PLUG, BASE + WINDOW + BLOCK, WINDOW), 0);
+		for (unsigned i = 0; i < turns; i++)
+			assert_int_equal(gmem_hot_turn(hot), 1);
+		gmem_hot_cancel(hot);
+		gmem_hot_cancel(hot);
+		for (unsigned i = 1; i < turns; i++)
+			assert_int_equal(gmem_hot_turn(hot), 1);
+		assert_int_equal(gmem_hot_turn(hot), -ECANCELED);
+		assert_false(gmem_hot_busy(hot));
+		assert_int_equal(gmem_hot_plugged(hot, BASE, BYTES), 5 * BLOCK);
+	}
+	assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_UNPLUG, BASE, 5 * BLOCK), 0);
+	assert_null(gmem_at(gm, BASE, 1));
+	assert_int_equal(fake.bytes, MIB);
+	gmem_hot_cancel(hot);
+	/* Both windows as a whole. */
+	for (turns = 1; gmem_hot_turn(hot); turns++)
+		;
+	assert_int_equal(turns, 2 * WINDOW / BLOCK);
+	gmem_destroy(gm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -405,6 +466,7 @@ int main(void)
 		cmocka_unit_test(test_add_errors),
 		cmocka_unit_test(test_huge),
 		cmocka_unit_test(test_lent),
+		cmocka_unit_test(test_turns),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -19,6 +21,8 @@
 #define REQ	  DRV_DATA
 #define RESP	  (DRV_DATA + 0x100)
 #define REQUESTED (64 * MIB)
+#define PIECES	  16
+#define ROUNDS	  100000 /* more than any request has turns */
 
 #define F_PXM	       (1ULL << 0)
 #define F_INACCESSIBLE (1ULL << 1)
@@ -41,6 +45,7 @@ struct board {
 	struct gmem *gm;
 	struct gmem_hot *hot;
 	struct vmem *mem;
+	struct loop *branch; /* as the machine's */
 	struct md md;
 	struct drv drv;
 	unsigned shrunk;
@@ -85,17 +90,9 @@ static bool up(struct board *b, uint64_t features, bool packed)
 	return !(md_get(&b->md, MD_STATUS) & VDEV_NEEDS_RESET);
 }
 
-static void board_make(struct board *b, uint64_t requested, bool whole)
+static void board_build(struct board *b, uint64_t requested, struct gmem_hot_params hot)
 {
 	static const struct gmem_backing anon = {.kind = GMEM_ANON};
-	struct gmem_hot_params hot = {
-		.gpa = BASE,
-		.bytes = BYTES,
-		.block_bytes = BLOCK,
-		.window_bytes = WINDOW,
-		.whole = whole,
-		.backing = &anon,
-	};
 	struct gmem_listener slots = {slot_map, slot_unmap, b};
 	struct vmem_params params = {
 		.requested_bytes = requested,
@@ -104,23 +101,36 @@ static void board_make(struct board *b, uint64_t requested, bool whole)
 		.ctx = b,
 	};
 
+	hot.gpa = BASE;
+	hot.bytes = BYTES;
+	hot.block_bytes = BLOCK;
+	hot.window_bytes = WINDOW;
+	if (!hot.backing)
+		hot.backing = &anon;
 	*b = (struct board){0};
 	assert_int_equal(gmem_create(&b->gm, NULL), 0);
 	assert_int_equal(gmem_add_ram(b->gm, 0, DRV_RAM, NULL), 0);
 	assert_int_equal(gmem_hot_add(&b->hot, b->gm, &hot, NULL), 0);
 	assert_int_equal(gmem_listen(b->gm, &slots), 0);
 	assert_int_equal(loop_create(&b->md.loop), 0);
+	assert_int_equal(loop_branch(&b->branch, b->md.loop), 0);
 	params.hot = b->hot;
 	params.gm = b->gm;
-	params.loop = b->md.loop;
+	params.loop = b->branch;
 	assert_int_equal(vmem_create(&b->mem, &params), 0);
 	assert_int_equal(md_attach(&b->md, vmem_vdev(b->mem)), 0);
+}
+
+static void board_make(struct board *b, uint64_t requested, bool whole)
+{
+	board_build(b, requested, (struct gmem_hot_params){.whole = whole});
 }
 
 static void board_free(struct board *b)
 {
 	md_detach(&b->md);
 	vmem_destroy(b->mem);
+	loop_destroy(b->branch);
 	loop_destroy(b->md.loop);
 	gmem_destroy(b->gm);
 }
@@ -131,32 +141,60 @@ static uint64_t config(struct board *b, unsigned offset)
 							    << 32;
 }
 
-static void req_write(struct board *b, uint16_t type, gpa_t addr, uint16_t blocks)
+static void req_write(struct board *b, uint16_t id, uint16_t type, gpa_t addr, uint16_t blocks)
 {
 	/* What is padding is ignored, so it is no zeros. */
 	uint16_t words[12] = {type, 1, 2, 3, (uint16_t)addr, (uint16_t)(addr >> 16),
 		(uint16_t)(addr >> 32), (uint16_t)(addr >> 48), blocks, 4, 5, 6};
 
-	assert_int_equal(gmem_write(b->gm, REQ, words, sizeof(words)), 0);
+	assert_int_equal(gmem_write(b->gm, REQ + 32 * id, words, sizeof(words)), 0);
+}
+
+/* Send a request, with room for its answer behind that for @id - 1. */
+static void req_send(struct board *b, uint16_t id, uint16_t type, gpa_t addr, uint16_t blocks)
+{
+	uint16_t words[5] = {0xeeee};
+
+	req_write(b, id, type, addr, blocks);
+	gmem_write(b->gm, RESP + 16 * id, words, sizeof(words));
+	drv_offer(&b->drv, id, REQ + 32 * id, 24, RESP + 16 * id, 10);
+	md_set(&b->md, MD_QUEUE_NOTIFY, 0);
+}
+
+/* Wait for an answer. Returns the rounds that it took. */
+static unsigned answer_wait(struct board *b, uint16_t id)
+{
+	uint32_t got, len;
+
+	for (unsigned i = 1; i < ROUNDS; i++) {
+		md_round(&b->md);
+		if (!drv_take(&b->drv, 2, &got, &len))
+			continue;
+		assert_int_equal(got, id);
+		assert_int_equal(len, 10);
+		return i;
+	}
+	fail_msg("no answer");
+	return 0;
+}
+
+/* Returns the type of an answer, with the state in *@state. */
+static unsigned answer(struct board *b, uint16_t id, uint16_t *state)
+{
+	uint16_t words[5];
+
+	gmem_read(b->gm, RESP + 16 * id, words, sizeof(words));
+	*state = words[4];
+	return words[0];
 }
 
 /* Send a request. Returns the type of the response, with the state in *@state. */
 static unsigned ask_state(
 	struct board *b, uint16_t type, gpa_t addr, uint16_t blocks, uint16_t *state)
 {
-	uint16_t words[5] = {0xeeee};
-	uint32_t id, len;
-
-	req_write(b, type, addr, blocks);
-	gmem_write(b->gm, RESP, words, sizeof(words));
-	drv_offer(&b->drv, 1, REQ, 24, RESP, 10);
-	md_set(&b->md, MD_QUEUE_NOTIFY, 0);
-	md_round(&b->md);
-	assert_true(drv_take(&b->drv, 2, &id, &len));
-	assert_int_equal(len, 10);
-	gmem_read(b->gm, RESP, words, sizeof(words));
-	*state = words[4];
-	return words[0];
+	req_send(b, 1, type, addr, blocks);
+	answer_wait(b, 1);
+	return answer(b, 1, state);
 }
 
 static unsigned ask(struct board *b, uint16_t type, gpa_t addr, uint16_t blocks)
@@ -382,7 +420,7 @@ static void test_rings_gone(void **state)
 	setup.device = BASE;
 	md_queue_set(&b.md, 0, &setup);
 	md_driver_ok(&b.md);
-	req_write(&b, UNPLUG, BASE, 2);
+	req_write(&b, 0, UNPLUG, BASE, 2);
 	drv_offer(&b.drv, 1, REQ, 24, RESP, 10);
 	md_set(&b.md, MD_QUEUE_NOTIFY, 0);
 	md_round(&b.md);
@@ -406,7 +444,7 @@ static void test_chains(void **state)
 	board_make(&b, REQUESTED, false);
 	for (unsigned i = 0; i < ARRAY_LEN(chains); i++) {
 		assert_true(up(&b, F_INACCESSIBLE, i & 1));
-		req_write(&b, PLUG, BASE, 1);
+		req_write(&b, 0, PLUG, BASE, 1);
 		drv_offer(&b.drv, 1, REQ, chains[i].out, RESP, chains[i].in);
 		md_set(&b.md, MD_QUEUE_NOTIFY, 0);
 		md_round(&b.md);
@@ -438,6 +476,252 @@ static void test_no_queue(void **state)
 	board_free(&b);
 }
 
+/* A board whose memory is populated when it is plugged, a block in a turn, with a driver. */
+static void board_slow(struct board *b)
+{
+	board_build(b, REQUESTED, (struct gmem_hot_params){.populate = true, .turn_bytes = BLOCK});
+	assert_true(up(b, F_INACCESSIBLE, false));
+}
+
+/* Where the area's first byte is on the host. */
+static uint8_t *area_host(struct board *b)
+{
+	uint8_t *host;
+
+	assert_int_equal(ask(b, PLUG, BASE, 1), ACK);
+	host = gmem_at(b->gm, BASE, 1);
+	assert_non_null(host);
+	assert_int_equal(ask(b, UNPLUG, BASE, 1), ACK);
+	return host;
+}
+
+/* Pages of @count blocks that the host has. */
+static uint64_t present(uint8_t *host, unsigned count)
+{
+	static uint8_t pages[16 * BLOCK / PAGE_BYTES];
+	uint64_t sum = 0;
+
+	assert_int_equal(mincore(host, count * BLOCK, pages), 0);
+	for (unsigned i = 0; i < count * BLOCK / PAGE_BYTES; i++)
+		sum += pages[i] & 1;
+	return sum;
+}
+
+/* Wait until the area is done, for which nobody need wait. */
+static void quiet_wait(struct board *b)
+{
+	for (unsigned i = 0; gmem_hot_busy(b->hot); i++) {
+		assert_true(i < ROUNDS);
+		md_round(&b->md);
+	}
+}
+
+/* Nothing is plugged, for whoever looks. */
+static void nothing_check(struct board *b)
+{
+	struct vmem_info info;
+
+	vmem_info(b->mem, &info);
+	assert_int_equal(info.hot.plugged_bytes, 0);
+	assert_int_equal(info.hot.windows_mapped, 0);
+	assert_int_equal(config(b, C_PLUGGED), 0);
+	assert_null(gmem_at(b->gm, BASE, 1));
+	assert_int_equal(vmem_resident(b->mem), 0);
+	assert_int_equal(b->mapped, 1);
+}
+
+/* A request of many turns: others have theirs in between, and the next one waits. */
+static void test_turns(void **state)
+{
+	uint16_t word;
+	uint8_t *host;
+	struct board b;
+
+	board_slow(&b);
+	host = area_host(&b);
+	req_send(&b, 1, PLUG, BASE, 16);
+	md_round(&b.md);
+	req_send(&b, 2, STATE, BASE, 16);
+	md_round(&b.md);
+	assert_int_not_equal(present(host, 16), 0);
+	nothing_check(&b);
+	assert_int_equal(answer(&b, 1, &word), 0xeeee);
+	assert_int_equal(vmem_request(b.mem, BLOCK), 0);
+	assert_true(answer_wait(&b, 1) > 4);
+	assert_int_equal(answer(&b, 1, &word), ACK);
+	assert_int_equal(config(&b, C_PLUGGED), 16 * BLOCK);
+	assert_int_equal(vmem_resident(b.mem), 16 * BLOCK);
+	answer_wait(&b, 2);
+	assert_int_equal(answer(&b, 2, &word), ACK);
+	assert_int_equal(word, 0);
+	/* What is unplugged is gone at once, and its pages by and by. */
+	b.shrunk = 0;
+	req_send(&b, 1, UNPLUG_ALL, 0, 0);
+	md_round(&b.md);
+	assert_int_equal(b.shrunk, 1);
+	nothing_check(&b);
+	assert_int_equal(answer(&b, 1, &word), 0xeeee);
+	assert_int_not_equal(present(host, 16), 0);
+	assert_true(answer_wait(&b, 1) > 4);
+	assert_int_equal(answer(&b, 1, &word), ACK);
+	assert_int_equal(present(host, 16), 0);
+	assert_int_equal(b.shrunk, 1);
+	board_free(&b);
+}
+
+/* How a driver can go away: by a reset, by taking the queue, or by breaking the rules. */
+static void driver_go(struct board *b, unsigned how)
+{
+	if (how == 0)
+		md_set(&b->md, MD_STATUS, 0);
+	md_set(&b->md, MD_QUEUE_SEL, 0);
+	if (how == 1)
+		md_set(&b->md, MD_QUEUE_READY, 0);
+	if (how == 2) {
+		vdev_lock(vmem_vdev(b->mem));
+		vdev_broken(vmem_vdev(b->mem), 0);
+		vdev_unlock(vmem_vdev(b->mem));
+	}
+}
+
+/* A driver that goes in the middle gets no answer, and what it began to plug goes back. */
+static void test_turns_gone(void **state)
+{
+	for (unsigned i = 0; i < 6; i++) {
+		uint16_t word;
+		uint32_t id, len;
+		uint8_t *host;
+		struct board b;
+
+		board_slow(&b);
+		host = area_host(&b);
+		if (i >= 3)
+			assert_int_equal(ask(&b, PLUG, BASE, 16), ACK);
+		req_send(&b, 2, i < 3 ? PLUG : UNPLUG, BASE, 16);
+		md_round(&b.md);
+		assert_int_not_equal(present(host, 16), 0);
+		driver_go(&b, i % 3);
+		nothing_check(&b);
+		quiet_wait(&b);
+		md_round(&b.md);
+		assert_int_equal(present(host, 16), 0);
+		assert_int_equal(answer(&b, 2, &word), 0xeeee);
+		assert_false(drv_take(&b.drv, 2, &id, &len));
+		nothing_check(&b);
+		assert_true(up(&b, F_INACCESSIBLE, true));
+		assert_int_equal(ask(&b, PLUG, BASE, 4), ACK);
+		board_free(&b);
+	}
+}
+
+/* The next driver does not have to wait for that: its requests do. */
+static void test_turns_next(void **state)
+{
+	struct vmem_info info;
+	struct board b;
+
+	board_slow(&b);
+	req_send(&b, 1, PLUG, BASE, 16);
+	md_round(&b.md);
+	assert_true(up(&b, F_INACCESSIBLE, true));
+	assert_true(gmem_hot_busy(b.hot));
+	assert_int_equal(ask(&b, PLUG, BASE + 2 * BLOCK, 4), ACK);
+	assert_int_equal(config(&b, C_PLUGGED), 4 * BLOCK);
+	assert_int_equal(vmem_resident(b.mem), 4 * BLOCK);
+	vmem_info(b.mem, &info);
+	assert_int_equal(info.refused, 0);
+	/* And the end of the VM waits for nothing. */
+	req_send(&b, 2, PLUG, BASE + 8 * BLOCK, 16);
+	md_round(&b.md);
+	assert_true(gmem_hot_busy(b.hot));
+	board_free(&b);
+}
+
+/* While the machine pauses a request stands still. */
+static void test_turns_paused(void **state)
+{
+	uint16_t word;
+	struct board b;
+	uint8_t *host;
+	uint64_t some;
+
+	board_slow(&b);
+	host = area_host(&b);
+	req_send(&b, 1, PLUG, BASE, 16);
+	md_round(&b.md);
+	loop_hold(b.branch, true);
+	some = present(host, 16);
+	assert_in_range(some, 1, 16 * BLOCK / PAGE_BYTES - 1);
+	for (unsigned i = 0; i < 100; i++)
+		md_round(&b.md);
+	assert_int_equal(present(host, 16), some);
+	nothing_check(&b);
+	loop_hold(b.branch, false);
+	answer_wait(&b, 1);
+	assert_int_equal(answer(&b, 1, &word), ACK);
+	assert_int_equal(config(&b, C_PLUGGED), 16 * BLOCK);
+	board_free(&b);
+}
+
+struct bank {
+	int fds[PIECES];
+	unsigned lent, most;
+};
+
+static int bank_lend(void *ctx, unsigned index)
+{
+	struct bank *bank = ctx;
+
+	if (bank->lent == bank->most)
+		return -EAGAIN;
+	bank->lent++;
+	bank->fds[index] = memfd_create("piece", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(bank->fds[index], BLOCK), 0);
+	return bank->fds[index];
+}
+
+static void bank_back(void *ctx, unsigned index)
+{
+	struct bank *bank = ctx;
+
+	bank->lent--;
+	close(bank->fds[index]);
+}
+
+/* The memory ends half-way, or a listener refuses in the end: all of it goes back, then it's told.
+ */
+static void test_turns_failed(void **state)
+{
+	static const struct gmem_backing pool = {.kind = GMEM_POOL};
+	struct bank bank = {.most = 9};
+	const struct gmem_lender lender = {BLOCK, PAGE_BYTES, bank_lend, bank_back, &bank};
+	struct vmem_info info;
+	uint16_t word;
+	struct board b;
+
+	board_build(&b, REQUESTED,
+		(struct gmem_hot_params){.backing = &pool, .lender = &lender, .turn_bytes = BLOCK});
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	for (unsigned i = 0; i < 2; i++) {
+		req_send(&b, 1, PLUG, BASE, PIECES);
+		md_round(&b.md);
+		assert_in_range(bank.lent, 1, 8);
+		assert_true(answer_wait(&b, 1) > 4);
+		assert_int_equal(answer(&b, 1, &word), BUSY);
+		assert_int_equal(bank.lent, 0);
+		nothing_check(&b);
+		bank.most = PIECES;
+		b.refuse = -ENOSPC;
+	}
+	vmem_info(b.mem, &info);
+	assert_int_equal(info.refused, 2);
+	b.refuse = 0;
+	assert_int_equal(ask(&b, PLUG, BASE, PIECES), ACK);
+	assert_int_equal(bank.lent, PIECES);
+	board_free(&b);
+	assert_int_equal(bank.lent, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -451,6 +735,11 @@ int main(void)
 		cmocka_unit_test(test_rings_gone),
 		cmocka_unit_test(test_chains),
 		cmocka_unit_test(test_no_queue),
+		cmocka_unit_test(test_turns),
+		cmocka_unit_test(test_turns_gone),
+		cmocka_unit_test(test_turns_next),
+		cmocka_unit_test(test_turns_paused),
+		cmocka_unit_test(test_turns_failed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
