@@ -443,9 +443,12 @@ int pool_resize(const char *path, enum pool_type type, uint64_t bytes, struct kv
 {
 	FD_SCOPED int fd = pool_connect(path, false, err);
 	struct pool_msg msg;
+	int r;
 
 	if (fd < 0)
 		return fd;
 	request_send(fd, (uint16_t)type, 0, bytes, 0);
-	return answer_read(fd, POOL_DONE, &msg, sizeof(msg), NULL, NULL, err);
+	r = answer_read(fd, POOL_DONE, &msg, sizeof(msg), NULL, NULL, err);
+	/* Of a lease it means something else. */
+	return r == -ENOSPC ? err_set(err, r, "a pool has at most %u chunks", POOL_CHUNKS_MAX) : r;
 }

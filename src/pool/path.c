@@ -23,7 +23,9 @@ int pool_path(char *buf, size_t buf_bytes, struct kv_err *err)
 
 	if (!dir || dir[0] != '/')
 		return err_set(err, -ENOENT,
-			"XDG_RUNTIME_DIR is not set: name the pool's socket (--socket PATH)");
+			"XDG_RUNTIME_DIR is %s: name the pool's socket (--socket PATH, or "
+			"backing=pool:PATH of a machine)",
+			dir ? "no absolute path" : "not set");
 	n = snprintf(buf, buf_bytes, "%s/kvick/pool.sock", dir);
 	if (n < 0 || (size_t)n >= buf_bytes)
 		return err_set(err, -ENAMETOOLONG, "XDG_RUNTIME_DIR %s: too long", dir);
