@@ -586,11 +586,9 @@ static int json_print(struct halt_bench *bench, const struct bench_noise *noise)
 {
 	json_t *rounds = json_array();
 
-	for (int t = 0; t < 2; t++) {
+	for (int t = 0; t < (bench->threads > 1 ? 2 : 1); t++) {
 		json_t *round = json_pack("{s:i}", "threads", t ? (int)bench->threads : 1);
 
-		if (t && bench->threads == 1)
-			continue;
 		for (int side = 0; side < SIDE_COUNT; side++)
 			json_object_set_new(
 				round, side_names[side], result_json(&bench->results[t][side]));
