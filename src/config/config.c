@@ -242,6 +242,33 @@ const char *const config_discoveries[CONFIG_DISCOVERIES] = {[VM_DISCOVERY_AUTO] 
 	[VM_DISCOVERY_ACPI] = "acpi",
 	[VM_DISCOVERY_CMDLINE] = "cmdline"};
 
+/* The key of a pair ends at its value, or where the next pair begins. */
+static size_t key_len(const char *pair)
+{
+	return strcspn(pair, "=,");
+}
+
+int config_pair_next(char **rest, const char *many, char **pair, struct kv_err *err)
+{
+	size_t len;
+
+	*pair = strsep(rest, ",");
+	if (!*pair)
+		return 0;
+	len = key_len(*pair);
+	if (!len || (many && len == strlen(many) && !strncmp(*pair, many, len)))
+		return 1;
+	for (const char *other = *rest; other;) {
+		if (key_len(other) == len && !strncmp(other, *pair, len)) {
+			(*pair)[len] = 0;
+			return err_set(err, -EINVAL, "%s is given twice", config_show(*pair).text);
+		}
+		other = strchr(other, ',');
+		other = other ? other + 1 : NULL;
+	}
+	return 1;
+}
+
 int config_switch_set(bool *field, const char *value, struct kv_err *err)
 {
 	static const char *const words[] = {"off", "on"};

@@ -183,7 +183,7 @@ int config_disk_add(struct vm_config *config, const char *value, struct kv_err *
 		return -ENOMEM;
 	config_disk_free(&disk);
 	r = path_set(&disk, strsep(&rest, ","), err);
-	while (!r && (pair = strsep(&rest, ",")))
+	while (!r && (r = config_pair_next(&rest, NULL, &pair, err)) > 0)
 		r = pair_set(&disk, pair, err);
 	if (!r)
 		r = config_disk_take(config, &disk, err);

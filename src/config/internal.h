@@ -85,6 +85,12 @@ int config_id_set(char **field, const char *value, struct kv_err *err);
 int config_id_make(const struct vm_config *config, const char *kind, unsigned from,
 	bool (*taken)(const struct vm_config *config, const char *id), char **ret);
 
+/*
+ * Cut the next "KEY=VALUE" or "KEY" off the list at *@rest. A key may be in it once only, but
+ * @many, or NULL, as often as one likes. Returns 1; 0 (there is none); -EINVAL with a sentence.
+ */
+int config_pair_next(char **rest, const char *many, char **pair, struct kv_err *err);
+
 /* "on" or "off". Returns 0; -EINVAL with a sentence. */
 int config_switch_set(bool *field, const char *value, struct kv_err *err);
 

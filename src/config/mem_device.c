@@ -240,7 +240,7 @@ int config_mem_add(struct vm_config *config, const char *value, struct kv_err *e
 	if (!text)
 		return -ENOMEM;
 	config_mem_free(&mem);
-	while (!r && (pair = strsep(&rest, ",")))
+	while (!r && (r = config_pair_next(&rest, NULL, &pair, err)) > 0)
 		r = pair_set(&mem, pair, err);
 	if (!r)
 		r = config_mem_take(config, &mem, err);

@@ -208,7 +208,7 @@ int config_memory_set(struct vm_config *config, const char *value, struct kv_err
 	if (!text)
 		return -ENOMEM;
 	r = config_memory_size(config, strsep(&rest, ","), err);
-	while (!r && (pair = strsep(&rest, ",")))
+	while (!r && (r = config_pair_next(&rest, "numa", &pair, err)) > 0)
 		r = pair_set(&fresh, pair, err);
 	if (r < 0) {
 		config_memory_free(&fresh);

@@ -244,7 +244,7 @@ int config_net_add(struct vm_config *config, const char *value, struct kv_err *e
 	if (!text)
 		return -ENOMEM;
 	config_net_free(&net);
-	while (!r && (pair = strsep(&rest, ",")))
+	while (!r && (r = config_pair_next(&rest, "forward", &pair, err)) > 0)
 		r = pair_set(&net, pair, err);
 	if (!r)
 		r = config_net_take(config, &net, err);

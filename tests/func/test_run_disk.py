@@ -88,6 +88,7 @@ def test_lock_left_behind(start, flat, disk):
     ("value", "text"),
     [
         ("iothread=2", 'iothread: "2" is not allowed'),
+        ("ro,iothread,ro=off", '"ro" is given twice'),
         ("ops-burst=5", "ops-burst says nothing without ops"),
         ("bw=1M/0s", 'bw: "1M/0s" is out of range'),
         ("bw=fast", 'bw: "fast" is not a rate; give a number, or NUMBER/TIME'),

@@ -53,6 +53,7 @@ def test_costs_nothing(start, kvm_host, flat):
     [
         (USAGE, "--mem-device: max=100M is not a multiple of 128M", ["max=100M"], ()),
         (USAGE, "requested=3M is not a multiple of 2M", ["max=1G,requested=3M"], ()),
+        (USAGE, '"max" is given twice', ["max=1G,id=a,max=2G"], ()),
         (USAGE, "requested=2G is more than max=1G", ["max=1G,requested=2G"], ()),
         (USAGE, 'two devices have the id "m"', ["id=m,max=1G", "id=m,max=1G"], ()),
         (USAGE, "does not go with mlock=on", ["max=1G"], ("--memory", "64M,mlock=on")),

@@ -105,6 +105,7 @@ static void test_memory_bad(void **state)
 		{"1G,numa=", "give 0 to 63"},
 		{"1G,mlock=1", "give off or on"},
 		{"1G,wait=maybe", "give off or on"},
+		{"1G,thp=on,numa=0,numa=1,thp=off", "\"thp\" is given twice"},
 	};
 	static const char *const unfit[][2] = {
 		{"1G,threads=2", "memory: threads=2 goes with populate=full or"},

@@ -44,6 +44,7 @@ static void test_net_errors(void **state)
 		{"tap=", "not the name of an interface"},
 		{"tap=a-name-that-is-long", "1 to 15 bytes"},
 		{"tap=a/b", "without '/'"},
+		{"tap=a,mtu=1500,tap=b", "\"tap\" is given twice"},
 		{"tap=a,fd=4", "there is a host side already"},
 		{"mac=02:00:00:00:00:01", "the host's side is missing"},
 		{"fd=2", "from 3"},
