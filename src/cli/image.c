@@ -351,9 +351,14 @@ static int field_set(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	struct info *info = ctx;
+	bool memory = !strcmp(option->name, "memory");
+	int r = vm_config_set(&info->config, option->name, value, err);
 
-	info->memory_given |= !strcmp(option->name, "memory");
-	return vm_config_set(&info->config, option->name, value, err);
+	info->memory_given |= memory;
+	/* --memory of `kvick run` may say it, too. */
+	if (!r && memory && info->config.memory.backing != GMEM_ANON)
+		info->backing.kind = info->config.memory.backing;
+	return r;
 }
 
 static int backing_set(
@@ -392,7 +397,7 @@ static int file_set(void *ctx, const char *value, struct kv_err *err)
 static const struct cli_option info_options[] = {
 	{"initrd", "FILE", "an initial RAM disk that would go with it; repeatable", field_set,
 		CLI_OPT_REPEAT},
-	{"memory", "SIZE", "check that everything fits into so much RAM, and where", field_set, 0},
+	{"memory", "SIZE", "as for kvick run: check that everything fits, and where", field_set, 0},
 	{"backing", "KIND", "what RAM would be made of (see kvick help run, --memory)", backing_set,
 		0},
 	{"image-map", "share|copy", "placement to show (default share)", field_set, 0},

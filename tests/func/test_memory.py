@@ -441,9 +441,10 @@ def test_configuration_file(kvick, flat, tmp_path):
     assert (tmp_path / "a,b").stat().st_size == 128 * MIB
 
 
-def test_image_info_backing(kvick, flat):
+@pytest.mark.parametrize("memory", [["1G", "--backing", "hugetlb-2m"], ["1G,backing=hugetlb-2m"]])
+def test_image_info_backing(kvick, flat, memory):
     out = subprocess.run(
-        [kvick, "image", "info", "--json", "--memory", "1G", "--backing", "hugetlb-2m", flat / "worker.pvh.elf"],
+        [kvick, "image", "info", "--json", "--memory", *memory, flat / "worker.pvh.elf"],
         capture_output=True, check=True,
     ).stdout  # fmt: skip
     info = json.loads(out)
