@@ -141,12 +141,24 @@ def shared_testbed(testbed_server):
     return testbed_server.get()
 
 
-@pytest.fixture(name="large_testbed")
-def testbed_for_large_guests(testbed_server):
-    """An emulated host with memory for a guest of more than 4 GiB."""
+@pytest.fixture(name="large_memory")
+def memory_for_large_testbed():
+    """Skips where an emulated host for large guests does not fit."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:") and int(line.split()[1]) < (LARGE_MIB + 2048) << 10:
             pytest.skip(f"less than {LARGE_MIB + 2048} MiB of memory are free")
+
+
+@pytest.fixture(name="large_testbed")
+def testbed_for_large_guests(testbed_server, large_memory):
+    """An emulated host with memory for a guest of more than 4 GiB."""
+    return testbed_server.get(LARGE_MIB)
+
+
+@pytest.fixture(name="fresh_testbed")
+def testbed_just_started(testbed_server, large_memory):
+    """A large_testbed that has done nothing yet: later there is no whole GiB in one piece."""
+    testbed_server.close()
     return testbed_server.get(LARGE_MIB)
 
 

@@ -473,8 +473,8 @@ def test_bench_populate(kvick):
     assert wrong.returncode == USAGE and "none of 4k, thp" in wrong.stderr
 
 
-def test_bench_populate_huge_pages(large_testbed):
-    linux = Emulated(large_testbed)
+def test_bench_populate_huge_pages(fresh_testbed):
+    linux = Emulated(fresh_testbed)
     with emulated_huge_pages(linux, 2048, 64), emulated_huge_pages(linux, 1048576, 1):
         for kind, size in (("hugetlb-2m", "128M"), ("hugetlb-1g", "1G")):
             done = linux.run(
@@ -488,9 +488,9 @@ def test_bench_populate_huge_pages(large_testbed):
 @pytest.mark.parametrize(
     ("size", "kib", "count", "memory"), [("2m", 2048, 160, "256M"), ("1g", 1048576, 1, "1G")]
 )
-def test_linux_on_huge_pages(large_testbed, size, kib, count, memory):
+def test_linux_on_huge_pages(fresh_testbed, size, kib, count, memory):
     """Linux checks all of its memory, populated or not, with kernel and initrd mapped or copied."""
-    linux = Emulated(large_testbed)
+    linux = Emulated(fresh_testbed)
     with emulated_huge_pages(linux, kib, count) as free:
         for populate, how in (("none", "share"), ("full", "share"), ("vcpu", "copy")):
             done = linux.kvick(

@@ -262,19 +262,19 @@ class EmulatedPool:
 @pytest.mark.parametrize(
     ("page", "kib", "count", "size"), [("2M", 2048, 64, "128M"), ("1G", 1048576, 1, "1G")]
 )
-def test_huge_pages(large_testbed, page, kib, count, size, trust, request):
+def test_huge_pages(fresh_testbed, page, kib, count, size, trust, request):
     """As the tests above with huge pages: guests find zeros after guests that were killed while they
     wrote, with the server killed in between; and all pages are back in the end."""
-    linux = Emulated(large_testbed)
+    linux = Emulated(fresh_testbed)
     rng = random.Random(6)
     # The guest's own first 16 MiB are not looked at.
     worker = f"worker={FIRST},{(128 * MIB - FIRST) // PAGE}"
     args = ("--memory", f"{size},backing=pool:{EmulatedPool.path},wait=on", "--append")
     with emulated_huge_pages(linux, kib, count) as free:
-        pool = EmulatedPool(large_testbed, page, size, trust)
+        pool = EmulatedPool(fresh_testbed, page, size, trust)
         try:
             for i in range(max(2, request.config.getoption("--soak") // 10)):
-                vm = large_testbed.spawn(
+                vm = fresh_testbed.spawn(
                     ["build/kvick", "run", *args, worker, "build/guest/flat/worker.pvh.elf"]
                 )
                 time.sleep(rng.random() * 0.5)
