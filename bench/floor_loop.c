@@ -5,12 +5,12 @@
  *	floor-loop KERNEL [--initrd FILE] [--memory MIB] [--threads N]
  *
  * For each line of standard input, a number of VMs and one of a CPU, each of the N threads makes
- *that many, beginning on that CPU or one of the next: memory and images, VM, slot, split irqchip,
- *vCPU, a thread that enters it until it wrote 123 to MMIO 0xd0000000 or 0xc0000000 and halts; then
- *the thread is called back by a signal and joined, and everything closed and unmapped. What can be
- *had once per process is: the images' descriptors, the CPUID, the size of kvm_run. Standard output
- *gets the steps of each VM as struct floor_record, then one more record that holds the CPU time of
- *the whole batch in its first field.
+ * that many, beginning on that CPU or one of the next: memory and images, VM, slot, split irqchip,
+ * vCPU, a thread that enters it until it wrote 123 to MMIO 0xd0000000 or 0xc0000000 and halts; then
+ * the thread is called back by a signal and joined, and everything closed and unmapped. What can be
+ * had once per process is: the images' descriptors, the CPUID, the size of kvm_run. Standard output
+ * gets the steps of each VM as struct floor_record, then one more record that holds the CPU time of
+ * the whole batch in its first field.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

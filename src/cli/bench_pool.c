@@ -674,5 +674,5 @@ int bench_pool(int argc, char **argv)
 		bench_free(&bench.map_us[i]);
 	}
 	bench_vms_free(&bench.vms);
-	return r < 0 || fflush(stdout) ? CLI_EXIT_START : CLI_EXIT_OK;
+	return r < 0 ? CLI_EXIT_START : CLI_EXIT_OK;
 }

@@ -31,6 +31,16 @@ static int ranked_compare(const void *x, const void *y)
 		&((const struct ranked *)x)->value, &((const struct ranked *)y)->value);
 }
 
+void bench_stat_sort(double *values, size_t count)
+{
+	qsort(values, count, sizeof(*values), value_compare);
+}
+
+double bench_stat_median(const double *sorted, size_t count)
+{
+	return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+}
+
 size_t bench_stat_thin(double *values, size_t count)
 {
 	if (count <= BENCH_STAT_MAX)
@@ -40,8 +50,8 @@ size_t bench_stat_thin(double *values, size_t count)
 		size_t n = (i + 1) * count / BENCH_STAT_MAX - from;
 
 		/* The place of the result is in this batch or one that is done with. */
-		qsort(values + from, n, sizeof(*values), value_compare);
-		values[i] = (values[from + (n - 1) / 2] + values[from + n / 2]) / 2;
+		bench_stat_sort(values + from, n);
+		values[i] = bench_stat_median(values + from, n);
 	}
 	return BENCH_STAT_MAX;
 }

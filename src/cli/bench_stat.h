@@ -10,6 +10,12 @@
  */
 #define BENCH_STAT_MAX 10
 
+/* Put @count @values in ascending order. */
+void bench_stat_sort(double *values, size_t count);
+
+/* The median of @count (1 and up) @sorted values; of an even number, the mean of the middle two. */
+double bench_stat_median(const double *sorted, size_t count);
+
 /*
  * Of more than BENCH_STAT_MAX @values, in the order in which they were measured, the medians of
  * BENCH_STAT_MAX batches that follow each other, as equal in size as can be: neighbours are no

@@ -16,6 +16,7 @@
 
 #include "base/fd.h"
 #include "base/num.h"
+#include "cli/bench_stat.h"
 #include "trace/timeline.h"
 
 char **bench_environ(char *text)
@@ -157,13 +158,6 @@ void bench_free(struct bench_samples *samples)
 	*samples = (struct bench_samples){0};
 }
 
-static int value_compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 double bench_rank(const struct bench_samples *samples, double share)
 {
 	unsigned n = samples->count;
@@ -174,9 +168,9 @@ double bench_rank(const struct bench_samples *samples, double share)
 	if (!n || !sorted)
 		return 0;
 	memcpy(sorted, samples->values, n * sizeof(*sorted));
-	qsort(sorted, n, sizeof(*sorted), value_compare);
+	bench_stat_sort(sorted, n);
 	if (share > 0.499 && share < 0.501)
-		return (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
+		return bench_stat_median(sorted, n);
 	/* Nearest rank: the smallest value with at least that share at or below it. */
 	if (at > index)
 		index++;
