@@ -185,7 +185,6 @@ static int sock_listen(int fd, int dir_fd, const char *path, struct api_sock *so
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	FD_SCOPED int held = -1;
-	struct stat st;
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/" FRESH, dir_fd);
 	/* Of one that was killed in between. */
@@ -194,14 +193,13 @@ static int sock_listen(int fd, int dir_fd, const char *path, struct api_sock *so
 	if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return -errno;
 	held = openat(dir_fd, FRESH, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (held < 0 || fstat(held, &st) < 0 || listen(fd, BACKLOG) < 0 ||
-		renameat(dir_fd, FRESH, dir_fd, name) < 0) {
+	if (held < 0 || listen(fd, BACKLOG) < 0 || renameat(dir_fd, FRESH, dir_fd, name) < 0) {
 		int r = -errno;
 
 		unlinkat(dir_fd, FRESH, 0);
 		return r;
 	}
-	*sock = (struct api_sock){.held = fd_take(&held), .dev = st.st_dev, .ino = st.st_ino};
+	*sock = (struct api_sock){.held = fd_take(&held)};
 	strcpy(sock->path, path);
 	return 0;
 }
@@ -252,11 +250,9 @@ int api_listen(const char *path, bool owned, struct api_sock *sock, struct kv_er
 
 void api_unlink(struct api_sock *sock)
 {
-	struct stat st;
-
 	if (!sock->path[0])
 		return;
-	if (!lstat(sock->path, &st) && st.st_dev == sock->dev && st.st_ino == sock->ino)
+	if (fd_is_at(sock->held, AT_FDCWD, sock->path))
 		unlink(sock->path);
 	close(sock->held);
 	sock->path[0] = '\0';

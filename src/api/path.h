@@ -27,8 +27,6 @@ int api_path(char buf[API_PATH_MAX], const char *id, struct kv_err *err);
 struct api_sock {
 	char path[API_PATH_MAX]; /* empty: there is none */
 	int held;		 /* keeps the file's number from being given to another one */
-	dev_t dev;
-	ino_t ino;
 };
 
 /*

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void fd_close(int *fd)
@@ -19,6 +20,14 @@ void fd_close(int *fd)
 void mem_free(void *pointer_address)
 {
 	free(*(void **)pointer_address);
+}
+
+bool fd_is_at(int fd, int dir_fd, const char *name)
+{
+	struct stat open, there;
+
+	return !fstat(fd, &open) && !fstatat(dir_fd, name, &there, AT_SYMLINK_NOFOLLOW) &&
+	       open.st_dev == there.st_dev && open.st_ino == there.st_ino;
 }
 
 int fd_pread_all(int fd, void *buf, size_t len, uint64_t offset)

@@ -2,6 +2,7 @@
 #ifndef KV_BASE_FD_H
 #define KV_BASE_FD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -29,6 +30,13 @@ void mem_free(void *pointer_address);
 
 /* For heap buffers that live in one scope: `MEM_SCOPED char *buf = malloc(...);`. */
 #define MEM_SCOPED __attribute__((cleanup(mem_free)))
+
+/*
+ * Whether @name in the folder @dir_fd (AT_FDCWD: the current one), which is not followed when it is
+ * a link, is the file that @fd has open. No other file gets its number while it is open.
+ * Context: any thread; async-signal-safe.
+ */
+bool fd_is_at(int fd, int dir_fd, const char *name);
 
 /*
  * Read exactly @len bytes at @offset, going on after short reads and EINTR.

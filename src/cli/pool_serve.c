@@ -10,7 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -214,7 +213,7 @@ static int signals_open(struct serve *serve)
 		serve->loop, serve->signal_fd, EPOLLIN, signal_ready, serve, &serve->signal_source);
 }
 
-/* The listening socket: systemd's, or an own one, whose path @path gets. */
+/* The listening socket: systemd's, or an own one, which is then held. */
 static int socket_open(struct serve *serve, struct kv_err *err)
 {
 	int fd = notify_socket(), r;
@@ -242,12 +241,7 @@ static int socket_open(struct serve *serve, struct kv_err *err)
 /* Take the socket away, if it still is this program's: another may have taken its place. */
 static void socket_remove(struct serve *serve)
 {
-	struct stat mine, there;
-
-	if (serve->held < 0)
-		return;
-	if (!fstat(serve->held, &mine) && !lstat(serve->path, &there) &&
-		mine.st_dev == there.st_dev && mine.st_ino == there.st_ino)
+	if (serve->held >= 0 && fd_is_at(serve->held, AT_FDCWD, serve->path))
 		unlink(serve->path);
 	fd_close(&serve->held);
 }

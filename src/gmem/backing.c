@@ -299,10 +299,7 @@ static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 
 void gmem_file_undo(struct gmem_region *rg)
 {
-	struct stat ours, there;
-
-	if (rg->file_path && !stat(rg->file_path, &there) && !fstat(rg->fd, &ours) &&
-		there.st_dev == ours.st_dev && there.st_ino == ours.st_ino)
+	if (rg->file_path && fd_is_at(rg->fd, AT_FDCWD, rg->file_path))
 		unlink(rg->file_path);
 	if (rg->file_new && ftruncate(rg->fd, 0) < 0)
 		errno = 0;

@@ -150,15 +150,6 @@ static int entry_verify(const struct cache *cache, const uint8_t *digest, struct
 	return 0;
 }
 
-/* True when the name still belongs to the file behind @fd. */
-static bool name_is(const struct cache *cache, const char *name, int fd)
-{
-	struct stat by_fd, by_name;
-
-	return !fstat(fd, &by_fd) && !fstatat(cache->dir_fd, name, &by_name, AT_SYMLINK_NOFOLLOW) &&
-	       by_fd.st_dev == by_name.st_dev && by_fd.st_ino == by_name.st_ino;
-}
-
 /*
  * Open and lock the temporary file @name. Whoever has the lock and the name makes the entry; a file
  * that a crash left is taken over.
@@ -188,7 +179,7 @@ static int part_lock(const struct cache *cache, const char *name, int *ret)
 			fd_close(&fd);
 			return r;
 		}
-		if (name_is(cache, name, fd)) {
+		if (fd_is_at(fd, cache->dir_fd, name)) {
 			*ret = fd;
 			return 0;
 		}
@@ -259,7 +250,7 @@ static void sweep(const struct cache *cache)
 			continue;
 		part = openat(fd, de->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 		if (part >= 0 && !flock(part, LOCK_EX | LOCK_NB) &&
-			name_is(cache, de->d_name, part))
+			fd_is_at(part, cache->dir_fd, de->d_name))
 			unlinkat(fd, de->d_name, 0);
 		fd_close(&part);
 	}
