@@ -310,8 +310,6 @@ static int run_start(struct run *run, struct kv_err *err)
 	r = run_memory_take(&run->memory, err);
 	if (!r)
 		r = run_memory_lend(&run->memory, &run->opts.config, err);
-	if (r == -ECANCELED)
-		run->stopped_by = run->memory.stopped_by;
 	if (r < 0)
 		return r;
 	params.kvm = run->kvm;
@@ -325,8 +323,6 @@ static int run_start(struct run *run, struct kv_err *err)
 	params.lenders = run->memory.lenders;
 	r = machine_create(&run->machine, &params, err);
 	run_memory_hide(&run->memory);
-	if (r == -ECANCELED)
-		run->stopped_by = run->memory.stopped_by;
 	if (r < 0)
 		return r;
 	crash.gm = machine_gmem(run->machine);
@@ -412,8 +408,8 @@ static int run_vm(struct run *run)
 		api_close(run);
 		machine_destroy(run->machine);
 		run->machine = NULL;
-		if (r == -ECANCELED && run->stopped_by)
-			return CLI_EXIT_SIGNAL + run->stopped_by;
+		if (r == -ECANCELED && run->memory.stopped_by)
+			return CLI_EXIT_SIGNAL + run->memory.stopped_by;
 		cli_error("run", "%s", err.text[0] ? err.text : err_text(r));
 		return CLI_EXIT_START;
 	}
