@@ -554,9 +554,9 @@ static int params_check(
 	bool sizes = block >= page && !(block & (block - 1)) && p->bytes &&
 		     !((p->gpa | p->bytes) % block) && p->bytes / block <= GMEM_HOT_BLOCKS_MAX &&
 		     (p->whole || (p->window_bytes >= block &&
-					  !(p->window_bytes & (p->window_bytes - 1))));
+					  !(p->window_bytes & (p->window_bytes - 1)))) &&
+		     !(p->turn_bytes % page);
 
-	sizes = sizes && !(p->turn_bytes % page);
 	if (!sizes || !range_end(p->gpa, p->bytes, &end) || p->backing->mlock ||
 		p->backing->kind == GMEM_FILE || (p->backing->kind == GMEM_POOL) != !!p->lender)
 		return err_set(err, -EINVAL,

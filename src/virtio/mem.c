@@ -138,7 +138,6 @@ static uint16_t unplug(struct vmem *mem, const struct mem_req *req)
 
 	if (!bytes || gmem_hot_begin(mem->p.hot, GMEM_HOT_UNPLUG, req->addr, bytes) < 0)
 		return RESP_ERROR;
-	mem->config.plugged_size -= bytes;
 	mem->shrunk = true;
 	return RESP_ACK;
 }
@@ -148,7 +147,6 @@ static uint16_t unplug_all(struct vmem *mem)
 	if (gmem_hot_begin(mem->p.hot, GMEM_HOT_CLEAR, 0, 0) < 0)
 		return RESP_BUSY;
 	mem->shrunk |= mem->config.plugged_size != 0;
-	mem->config.plugged_size = 0;
 	mem->config.usable_region_size = usable_bytes(mem);
 	return RESP_ACK;
 }
@@ -162,6 +160,15 @@ static uint16_t state(const struct vmem *mem, const struct mem_req *req, uint16_
 	plugged = gmem_hot_plugged(mem->p.hot, req->addr, bytes);
 	*ret = !plugged ? STATE_UNPLUGGED : plugged == bytes ? STATE_PLUGGED : STATE_MIXED;
 	return RESP_ACK;
+}
+
+/* What is plugged has changed: unplugged at the begin of a request, plugged at its end. */
+static void plugged_note(struct vmem *mem)
+{
+	struct gmem_hot_info info;
+
+	gmem_hot_info(mem->p.hot, &info);
+	mem->config.plugged_size = info.plugged_bytes;
 }
 
 /* Carry out a request, or begin to: gmem_hot_busy(). */
@@ -185,6 +192,7 @@ static void req_serve(struct vmem *mem, const struct mem_req *req, struct mem_re
 		resp->state = word;
 		break;
 	}
+	plugged_note(mem);
 }
 
 static void req_answer(struct vmem *mem, const struct vq_chain *chain, const struct mem_resp *resp)
@@ -203,7 +211,6 @@ static void req_answer(struct vmem *mem, const struct vq_chain *chain, const str
  */
 static void req_turn(struct vmem *mem)
 {
-	struct gmem_hot_info info;
 	struct mem_resp resp = {.type = RESP_ACK};
 	int r = gmem_hot_turn(mem->p.hot);
 
@@ -211,8 +218,7 @@ static void req_turn(struct vmem *mem)
 		loop_set_timer(mem->turn, 1);
 		return;
 	}
-	gmem_hot_info(mem->p.hot, &info);
-	mem->config.plugged_size = info.plugged_bytes;
+	plugged_note(mem);
 	if (r < 0)
 		resp.type = RESP_BUSY;
 	if (mem->owed)
