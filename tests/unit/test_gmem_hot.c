@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "bank.h"
 #include "gmem/hot.h"
 
 #define BASE	 (8 * GIB)
@@ -310,39 +311,11 @@ static void test_huge(void **state)
 	gmem_destroy(gm);
 }
 
-/* A lender that lends at most @most pieces at a time. */
-struct bank {
-	int fds[16];
-	unsigned lent, most;
-};
-
-static int bank_lend(void *ctx, unsigned index)
-{
-	struct bank *bank = ctx;
-
-	assert_int_equal(bank->fds[index], 0);
-	if (bank->lent == bank->most)
-		return -EAGAIN;
-	bank->lent++;
-	bank->fds[index] = memfd_create("piece", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(bank->fds[index], PIECE), 0);
-	return bank->fds[index];
-}
-
-static void bank_back(void *ctx, unsigned index)
-{
-	struct bank *bank = ctx;
-
-	bank->lent--;
-	close(bank->fds[index]);
-	bank->fds[index] = 0;
-}
-
 /* Memory that is lent piece by piece: each as long as something in it is plugged. */
 static void test_lent(void **state)
 {
 	static const struct gmem_backing pool = {.kind = GMEM_POOL};
-	struct bank bank = {.most = 3};
+	struct bank bank = {.bytes = PIECE, .most = 3};
 	struct gmem_lender lender = {PIECE, PAGE_BYTES, bank_lend, bank_back, &bank};
 	struct gmem_hot_params params = {
 		.gpa = BASE,

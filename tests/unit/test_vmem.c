@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "bank.h"
 #include "mmio_driver.h"
 #include "virtio/mem.h"
 
@@ -663,37 +664,12 @@ static void test_turns_paused(void **state)
 	board_free(&b);
 }
 
-struct bank {
-	int fds[PIECES];
-	unsigned lent, most;
-};
-
-static int bank_lend(void *ctx, unsigned index)
-{
-	struct bank *bank = ctx;
-
-	if (bank->lent == bank->most)
-		return -EAGAIN;
-	bank->lent++;
-	bank->fds[index] = memfd_create("piece", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(bank->fds[index], BLOCK), 0);
-	return bank->fds[index];
-}
-
-static void bank_back(void *ctx, unsigned index)
-{
-	struct bank *bank = ctx;
-
-	bank->lent--;
-	close(bank->fds[index]);
-}
-
 /* The memory ends half-way, or a listener refuses in the end: all of it goes back, then it's told.
  */
 static void test_turns_failed(void **state)
 {
 	static const struct gmem_backing pool = {.kind = GMEM_POOL};
-	struct bank bank = {.most = 9};
+	struct bank bank = {.bytes = BLOCK, .most = 9};
 	const struct gmem_lender lender = {BLOCK, PAGE_BYTES, bank_lend, bank_back, &bank};
 	struct vmem_info info;
 	uint16_t word;
