@@ -102,6 +102,22 @@ def test_bad_values(kvick, flat, disk, value, text):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/no/such/disk", "cannot be opened for writing: No such file or directory"),
+        ("/no/such/disk,ro", "cannot be opened: No such file or directory"),
+        ("/", "cannot be opened for writing: Is a directory"),
+        ("/,ro", "is neither a file nor a block device"),
+        ("/dev/null", "is neither a file nor a block device"),
+    ],
+)
+def test_no_disk(kvick, flat, path, text):
+    done = run(kvick, "--disk", path, flat / "halt.pvh.elf")
+    assert (done.returncode, done.stdout) == (START, "")
+    assert done.stderr == f"kvick run: disk disk0: {path.split(',')[0]} {text}\n"
+
+
 @pytest.mark.parametrize("size", [0, 1000])
 def test_no_multiple_of_512(kvick, flat, tmp_path, size):
     path = tmp_path / "disk"

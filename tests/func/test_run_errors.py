@@ -356,9 +356,14 @@ def test_address_space_limit(kvick, kvm_host, flat):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     assert run(kvick, flat / "signal.pvh.elf", preexec_fn=confine).returncode == OK
-    done = run(kvick, "--memory", "4G", flat / "signal.pvh.elf", preexec_fn=confine)
-    assert done.returncode == START
-    assert "ulimit -v" in done.stderr, done.stderr
+    for option, value, where in (
+        ("--memory", "4G", "guest memory: 3G of"),  # what lies below 4 GiB comes first
+        ("--mem-device", "max=4G,id=data", "mem-device data: guest memory: 4G of"),
+    ):
+        done = run(kvick, option, value, flat / "signal.pvh.elf", preexec_fn=confine)
+        assert (done.returncode, done.stdout) == (START, "")
+        assert done.stderr.startswith(f"kvick run: {where} address space is not to be had"), done
+        assert "ulimit -v" in done.stderr and done.stderr.count("\n") == 1, done
 
 
 @pytest.mark.parametrize("count", range(4, 16))
