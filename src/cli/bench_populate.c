@@ -627,7 +627,7 @@ static int bench_prepare(struct bench *bench, struct kv_err *err)
 				    !gmem_backing_check(&kinds[k].backing, bench->size_bytes, NULL);
 	for (unsigned i = 0; i < SIZES; i++)
 		bench->sizes[i] = bench->size_bytes >> (SIZES - 1 - i);
-	r = gmem_room_check(bench->size_bytes, 0, "--size", err);
+	r = gmem_room_check(bench->size_bytes, 0, "--size", "a smaller --size", err);
 	for (unsigned k = 0; !r && k < KINDS; k++)
 		r = bench->offered[k] ? chosen_find(bench, k, err) : 0;
 	if (!r)

@@ -211,6 +211,28 @@ int gmem_huge_map(const struct gmem_region *rg, uint8_t *host, uint64_t bytes)
 	return mmap(host, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -errno : 0;
 }
 
+static int nodes_bind(uint64_t nodes, uint8_t *host, uint64_t bytes)
+{
+	unsigned long mask[2] = {nodes, 0};
+
+	return syscall(SYS_mbind, host, bytes, MPOL_BIND, mask, GMEM_NODES_MAX + 1, 0) < 0 ? -errno
+											   : 0;
+}
+
+/* Space on tmpfs is memory, which the kernel kills for where it cannot be had. */
+static int tmpfs_check(const struct gmem_region *rg, struct kv_err *err)
+{
+	return gmem_room_check(
+		rg->bytes, rg->backing.nodes, "pages of tmpfs", "a file on a disk", err);
+}
+
+static bool is_tmpfs(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC;
+}
+
 /*
  * Empty the region's part of the file and reserve its space: a full file system is an error now
  * and not a SIGBUS later. File systems that can do neither are taken as they are if they are empty.
@@ -223,6 +245,8 @@ static int file_reserve(const struct gmem_region *rg, const struct gmem_watch *w
 		    (off_t)rg->bytes) < 0 &&
 		errno != EOPNOTSUPP)
 		return -errno;
+	if (is_tmpfs(rg->fd) && tmpfs_check(rg, NULL) < 0)
+		return -ENOMEM;
 	for (uint64_t done = 0, step; done < rg->bytes; done += step) {
 		step = rg->bytes - done < RESERVE_STEP ? rg->bytes - done : RESERVE_STEP;
 		if (fallocate(rg->fd, 0, (off_t)(at + done), (off_t)step) < 0)
@@ -293,8 +317,11 @@ static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 		rg->file_path = strdup(backing->path);
 	if ((uint64_t)st.st_size < end && ftruncate(rg->fd, (off_t)end) < 0)
 		return -errno;
-	r = file_reserve(rg, backing->watch);
-	return r < 0 ? r : shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
+	r = shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
+	/* Where reserving space allocates pages, they come from these nodes. */
+	if (!r && backing->nodes)
+		r = nodes_bind(backing->nodes, rg->host, rg->bytes);
+	return r < 0 ? r : file_reserve(rg, backing->watch);
 }
 
 void gmem_file_undo(struct gmem_region *rg)
@@ -342,14 +369,6 @@ static int pool_map(struct gmem_region *rg, const struct gmem_backing *backing)
 static int advise(uint8_t *host, uint64_t bytes, int advice)
 {
 	return !madvise(host, bytes, advice) || errno == EINVAL ? 0 : -errno;
-}
-
-static int nodes_bind(uint64_t nodes, uint8_t *host, uint64_t bytes)
-{
-	unsigned long mask[2] = {nodes, 0};
-
-	return syscall(SYS_mbind, host, bytes, MPOL_BIND, mask, GMEM_NODES_MAX + 1, 0) < 0 ? -errno
-											   : 0;
 }
 
 int gmem_region_tune(const struct gmem_region *rg, uint8_t *host, uint64_t bytes, bool file)
@@ -426,6 +445,10 @@ static int file_failed(const struct gmem_region *rg, const char *path, int code,
 			"memory: %s: its file system has no room for %s of RAM; make room, or give "
 			"the VM less memory",
 			path, size);
+	case -ENOMEM:
+		if (tmpfs_check(rg, err) < 0)
+			return err_prefix(err, code, "memory: %s", path);
+		/* fall through */
 	default:
 		return err_set(err, code, "memory: %s: cannot back %s of RAM: %s", path, size,
 			err_text(code));

@@ -340,8 +340,8 @@ int gmem_group_check(uint64_t bytes, const char *what, const char *cure, struct 
 }
 
 /* The @nodes have @bytes, with the host's @swap. */
-static int nodes_check(
-	uint64_t bytes, uint64_t nodes, uint64_t swap, const char *what, struct kv_err *err)
+static int nodes_check(uint64_t bytes, uint64_t nodes, uint64_t swap, const char *what,
+	const char *cure, struct kv_err *err)
 {
 	uint64_t total, free, sum = swap;
 	char need[24];
@@ -357,14 +357,15 @@ static int nodes_check(
 		return 0;
 	return err_set(err, -ENOMEM,
 		"%s: %s are needed, but the NUMA nodes of numa= have %" PRIu64
-		" MiB available (swap included); give the VM less memory, other nodes, or "
-		"populate=none",
-		what, size_format(bytes, need, sizeof(need)), (uint64_t)(sum / MIB));
+		" MiB available (swap included); give the VM less memory, other nodes, or %s",
+		what, size_format(bytes, need, sizeof(need)), (uint64_t)(sum / MIB), cure);
 }
 
-int gmem_room_check(uint64_t bytes, uint64_t nodes, const char *what, struct kv_err *err)
+int gmem_room_check(
+	uint64_t bytes, uint64_t nodes, const char *what, const char *cure, struct kv_err *err)
 {
 	MEM_SCOPED char *text = NULL;
+	char cures[80];
 	int r;
 
 	if (file_read_all("/proc/meminfo", TEXT_MAX, &text) > 0) {
@@ -376,13 +377,14 @@ int gmem_room_check(uint64_t bytes, uint64_t nodes, const char *what, struct kv_
 		if (gmem_table_find(text, "MemTotal") && free < bytes)
 			return err_set(err, -ENOMEM,
 				"%s: %s are needed, but the host has %" PRIu64
-				" MiB available (swap included); give the VM less memory, or "
-				"populate=none",
+				" MiB available (swap included); give the VM less memory, or %s",
 				what, size_format(bytes, need, sizeof(need)),
-				(uint64_t)(free / MIB));
-		r = nodes_check(bytes, nodes, gmem_table_find(text, "SwapFree") * KIB, what, err);
+				(uint64_t)(free / MIB), cure);
+		r = nodes_check(
+			bytes, nodes, gmem_table_find(text, "SwapFree") * KIB, what, cure, err);
 		if (r < 0)
 			return r;
 	}
-	return gmem_group_check(bytes, what, ", give the VM less memory, or populate=none", err);
+	snprintf(cures, sizeof(cures), ", give the VM less memory, or %s", cure);
+	return gmem_group_check(bytes, what, cures, err);
 }

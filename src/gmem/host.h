@@ -55,11 +55,13 @@ unsigned gmem_cpus(void);
  * Check that @bytes of fresh memory can become present without anyone being killed for it: what
  * the host has available, and of it the @nodes (a bit each) that the memory is bound to, or 0: any;
  * and the memory limits of this process's control groups (both versions),
- * less what can be reclaimed of them. @what starts the sentence.
+ * less what can be reclaimed of them. @what starts the sentence; @cure ends it: what helps beside
+ * a VM with less memory.
  * Returns 0 (also where the host does not say); -ENOMEM with a sentence.
  * Source: Linux Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst.
  */
-int gmem_room_check(uint64_t bytes, uint64_t nodes, const char *what, struct kv_err *err);
+int gmem_room_check(
+	uint64_t bytes, uint64_t nodes, const char *what, const char *cure, struct kv_err *err);
 
 /*
  * The part of that about control groups. @cure ends the sentence: what helps beside raising the

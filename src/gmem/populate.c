@@ -96,7 +96,8 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
 	gmem_pieces_find(fill, gm);
 	pthread_mutex_init(&fill->lock, NULL);
 	pthread_cond_init(&fill->ended, NULL);
-	r = gmem_room_check(unreserved_bytes(fill), nodes_all(gm), "memory: populate", err);
+	r = gmem_room_check(
+		unreserved_bytes(fill), nodes_all(gm), "memory: populate", "populate=none", err);
 	if (r < 0) {
 		gmem_fill_destroy(fill);
 		return r;

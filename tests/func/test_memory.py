@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -383,9 +384,9 @@ def test_full_file_system(kvick, flat, tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
-@pytest.mark.usefixtures("kvm_host")
-def test_control_group(flat, kvick):
-    """A limit of the group is an error of ours and not the kernel's killing."""
+@pytest.fixture(name="in_group")
+def limited_control_group(kvick, flat):
+    """Runs a machine with the memory given in a control group that has a limit of 64 MiB."""
     group = next(
         (p for p in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()), None
     )
@@ -394,6 +395,13 @@ def test_control_group(flat, kvick):
         path.mkdir()
     except OSError as e:
         pytest.skip(f"no control group can be made: {e}")
+
+    def go(memory):
+        return subprocess.run(
+            ["sh", "-c", script, "sh", kvick, "run", "--memory", memory, flat / "signal.pvh.elf"],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
     try:
         limit = path / "memory.limit_in_bytes"
         limit = limit if limit.exists() else path / "memory.max"
@@ -401,13 +409,34 @@ def test_control_group(flat, kvick):
             pytest.skip("the memory controller is not enabled")
         limit.write_text(str(64 * MIB))
         script = f'echo $$ > {path}/cgroup.procs && exec "$@"'
-        done = subprocess.run(
-            ["sh", "-c", script, "sh", kvick, "run", "--memory", "256M,populate=full", flat / "signal.pvh.elf"],
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-        refused(done, "the control group", "kvick-test has room for", "limit of 64 MiB")
+        yield go
     finally:
         path.rmdir()
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_control_group(in_group):
+    """A limit of the group is an error of ours and not the kernel's killing."""
+    refused(in_group("256M,populate=full"), "the control group", "kvick-test has room for", "limit of 64 MiB")
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_control_group_and_tmpfs(in_group, tmp_path):
+    """Space on tmpfs is memory: reserving it for a file kills nobody, and a file that is too large is
+    none. What a file had before is given back first, and is no reason to refuse it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        ram = Path(folder, "ram")
+        done = in_group(f"256M,backing=file:{ram}")
+        refused(done, f"memory: {ram}: pages of tmpfs: 256M are needed, but the control group")
+        refused(done, "kvick-test has room for", "limit of 64 MiB", "a file on a disk")
+        assert not ram.exists()
+        for _ in range(2):
+            assert in_group(f"40M,backing=file:{ram}").returncode == OK
+            assert ram.stat().st_blocks * 512 == 40 * MIB
+    # Space on a disk is no memory.
+    on_disk = tmp_path / "ram"
+    if subprocess.run(["stat", "-fc", "%T", tmp_path], capture_output=True, check=True).stdout != b"tmpfs\n":
+        assert in_group(f"256M,backing=file:{on_disk}").returncode == OK
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,24 @@ def test_small_pages(nodes, node, populate):
     assert job.wait(60).returncode == OK
 
 
+@pytest.mark.parametrize("node", [0, 1])
+def test_file_on_tmpfs(nodes, node):
+    """Pages of a file on tmpfs are allocated when its space is reserved, on the node that was asked for."""
+    file = "/dev/shm/ram"
+    memory = f"64M,backing=file:{file},numa={node},populate=full"
+    job = nodes.tb.spawn(["build/kvick", "run", "--memory", memory, "build/guest/flat/echo.pvh.elf"])
+    try:
+        job.wait_for(b"echo ready", timeout=60)
+        pid = nodes.run("sh", "-c", "pidof kvick").stdout.split()[0]
+        maps = [m for m in nodes.run("cat", f"/proc/{pid}/numa_maps").stdout.splitlines() if f"file={file}" in m]
+        assert sum(int(n) for m in maps for n in re.findall(rf" N{node}=(\d+)", m)) > 60 * MIB // 4096, maps
+        assert not [m for m in maps if f" N{1 - node}=" in m]
+        job.write(b"q")
+        assert job.wait(60).returncode == OK
+    finally:
+        nodes.run("rm", file)
+
+
 def test_huge_pages(nodes):
     """Huge pages are counted, and taken, on the chosen node alone."""
     for memory, missing in (("128M,numa=0", 64), ("256M,numa=1", 64), ("256M,numa=0-1", 64)):

@@ -393,10 +393,10 @@ static void test_nodes(void **state)
 	if (!gmem_node_memory(0, &total, &free))
 		skip();
 	assert_true(free < total);
-	assert_int_equal(gmem_room_check(MIB, 1, "memory", &err), 0);
-	assert_int_equal(gmem_room_check(1ULL << 60, 1, "memory", &err), -ENOMEM);
+	assert_int_equal(gmem_room_check(MIB, 1, "memory", "none", &err), 0);
+	assert_int_equal(gmem_room_check(1ULL << 60, 1, "memory", "none", &err), -ENOMEM);
 	/* Of a node that the kernel says nothing about, nothing is known. */
-	assert_int_equal(gmem_room_check(MIB, 1ULL << 63, "memory", &err), 0);
+	assert_int_equal(gmem_room_check(MIB, 1ULL << 63, "memory", "none", &err), 0);
 }
 
 int main(void)
