@@ -244,6 +244,19 @@ void *gmem_at(const struct gmem *gm, gpa_t gpa, uint64_t len)
 	return NULL;
 }
 
+bool gmem_gone(const struct gmem *gm, const void *host, uint64_t len)
+{
+	for (unsigned i = 0; len && i < gm->hot_count; i++) {
+		const struct gmem_region *rg = gmem_hot_region(gm->hots[i]);
+		uint64_t offset = (uintptr_t)host - (uintptr_t)rg->host;
+
+		if (offset < rg->bytes)
+			return !gmem_at(gm, rg->gpa + offset, len);
+	}
+	/* What was added for good does not go. */
+	return false;
+}
+
 int gmem_write(struct gmem *gm, gpa_t gpa, const void *from, uint64_t len)
 {
 	void *at = gmem_at(gm, gpa, len);

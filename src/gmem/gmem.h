@@ -114,6 +114,12 @@ int gmem_overlay(struct gmem *gm, gpa_t gpa, uint64_t mem_bytes, int fd, uint64_
  */
 void *gmem_at(const struct gmem *gm, gpa_t gpa, uint64_t len);
 
+/*
+ * Whether some of the @len bytes at @host, which gmem_at() found, is no guest RAM any more.
+ * Context: any thread.
+ */
+bool gmem_gone(const struct gmem *gm, const void *host, uint64_t len);
+
 /* Copy into or out of guest RAM. Return 0, or -EFAULT with nothing copied (see gmem_at()). */
 int gmem_write(struct gmem *gm, gpa_t gpa, const void *from, uint64_t len);
 int gmem_read(const struct gmem *gm, gpa_t gpa, void *to, uint64_t len);

@@ -74,12 +74,13 @@ struct blk_req {
 	struct blk_req *next; /* of the free ones */
 	struct vq_chain chain;
 	unsigned queue;
-	uint8_t *status;
+	uint8_t *status;  /* NULL: it is not under way */
 	uint32_t written; /* bytes of the writable part when it ends well */
 };
 
 struct vblk {
 	struct vdev *vd;		   /* [c] */
+	const struct gmem *gm;		   /* [c] */
 	struct vblk_file file;		   /* [c] */
 	bool writeback;			   /* [c] */
 	uint8_t serial[VBLK_SERIAL_BYTES]; /* [c] */
@@ -100,6 +101,7 @@ static int blk_activate(void *dev)
 static void req_end(struct vblk *blk, struct blk_req *req, uint8_t status)
 {
 	*req->status = status;
+	req->status = NULL;
 	vq_push(vdev_queue(blk->vd, req->queue), &req->chain,
 		1 + (status == S_OK ? req->written : 0));
 	req->next = blk->free_reqs;
@@ -385,6 +387,31 @@ static void blk_queue_stop(void *dev, unsigned index)
 	notify_all(blk);
 }
 
+/* Some of what @req, which is under way, reads or writes is no guest memory any more. */
+static bool req_gone(const struct vblk *blk, const struct blk_req *req)
+{
+	const struct vq_chain *chain = &req->chain;
+
+	for (unsigned i = 0; i < chain->out_count + chain->in_count; i++)
+		if (gmem_gone(blk->gm, chain->iov[i].iov_base, chain->iov[i].iov_len))
+			return true;
+	return gmem_gone(blk->gm, req->status, 1);
+}
+
+static void blk_memory_changed(void *dev)
+{
+	struct vblk *blk = dev;
+	bool gone = false;
+
+	for (unsigned i = 0; i < blk->reqs_used && !gone; i++)
+		gone = blk->reqs[i].status && req_gone(blk, &blk->reqs[i]);
+	/* A driver in order does not take away what it has lent: nobody else waits for the disk. */
+	if (!gone)
+		return;
+	blk_io_drain(blk->io);
+	notify_all(blk);
+}
+
 static void blk_config_read(void *dev, uint32_t offset, void *data, uint32_t len)
 {
 	struct vblk *blk = dev;
@@ -400,6 +427,7 @@ static const struct vdev_ops blk_ops = {
 	.reset = blk_reset,
 	.queue_stop = blk_queue_stop,
 	.kick = blk_kick,
+	.memory_changed = blk_memory_changed,
 	.config_read = blk_config_read,
 };
 
@@ -466,6 +494,7 @@ int vblk_create(struct vblk **ret, const struct vblk_params *params, const struc
 	if (!blk)
 		return -ENOMEM;
 	blk->file = *file;
+	blk->gm = params->gm;
 	blk->writeback = params->writeback;
 	if (params->serial)
 		memcpy(blk->serial, params->serial, strnlen(params->serial, sizeof(blk->serial)));

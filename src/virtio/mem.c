@@ -199,7 +199,6 @@ static void req_answer(struct vmem *mem, const struct vq_chain *chain, const str
 {
 	if (resp->type != RESP_ACK)
 		mem->refused++;
-	/* The ring or the answer's place may just have gone: what is written there is lost. */
 	vq_chain_write(chain, 0, resp, sizeof(*resp));
 	vq_push(vdev_queue(mem->vd, 0), chain, sizeof(*resp));
 	vdev_notify(mem->vd, 0);
@@ -265,7 +264,14 @@ static void mem_kick(void *dev, unsigned index)
 	if (gmem_hot_busy(mem->p.hot)) {
 		mem->chain = chain;
 		mem->owed = true;
-		req_turn(mem);
+		/*
+		 * Others are told of what went (mem_kicked()) before the host gets it back, and
+		 * before the driver hears that it is gone.
+		 */
+		if (mem->shrunk)
+			loop_set_timer(mem->turn, 1);
+		else
+			req_turn(mem);
 		return;
 	}
 	req_answer(mem, &chain, &resp);
@@ -285,6 +291,24 @@ static void mem_kicked(void *dev)
 		mem->p.shrunk(mem->p.ctx);
 }
 
+/* Where the answer goes may be among what went: the request's chain is looked at once more. */
+static void mem_memory_changed(void *dev)
+{
+	struct vmem *mem = dev;
+	struct vq *vq = vdev_queue(mem->vd, 0);
+
+	if (!mem->owed)
+		return;
+	vq_unpop(vq, &mem->chain);
+	mem->owed = false;
+	if (!vdev_serving(mem->vd, 0))
+		return;
+	if (vq_pop(vq, &mem->chain) > 0 && mem->chain.in_bytes >= sizeof(struct mem_resp))
+		mem->owed = true;
+	else
+		vdev_broken(mem->vd, 0);
+}
+
 static void mem_config_read(void *dev, uint32_t offset, void *data, uint32_t len)
 {
 	struct vmem *mem = dev;
@@ -301,6 +325,7 @@ static const struct vdev_ops mem_ops = {
 	.queue_stop = mem_queue_stop,
 	.kick = mem_kick,
 	.kicked = mem_kicked,
+	.memory_changed = mem_memory_changed,
 	.config_read = mem_config_read,
 };
 

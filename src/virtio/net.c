@@ -118,6 +118,14 @@ static void net_pause(void *dev, bool on)
 		net_vhost_resume(net);
 }
 
+static void net_memory_changed(void *dev)
+{
+	struct vnet *net = dev;
+
+	for (unsigned i = 0; i < net->pair_count; i++)
+		net_give_back(&net->pairs[i]);
+}
+
 static void net_config_read(void *dev, uint32_t offset, void *data, uint32_t len)
 {
 	struct vnet *net = dev;
@@ -134,6 +142,7 @@ static const struct vdev_ops net_ops = {
 	.queue_stop = net_queue_stop,
 	.kick = net_kick,
 	.pause = net_pause,
+	.memory_changed = net_memory_changed,
 	.config_read = net_config_read,
 };
 

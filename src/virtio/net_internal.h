@@ -41,7 +41,7 @@ struct net_pair {
 	uint64_t chain_bytes; /* writable ones of all chains */
 	/*
 	 * A packet that was received and not given to the driver yet: its first bytes are in the
-	 * chains, the others in rest[rest_at...].
+	 * chains, the others in rest[rest_at...]. All may be in one of the two.
 	 */
 	uint64_t held_bytes, rest_bytes, rest_at;
 	uint8_t *rest; /* [c] the pointer; VNET_PACKET_MAX bytes */
@@ -88,6 +88,12 @@ void net_watch(struct net_pair *pair);
 
 /* net_queue.c: give up the chains and the packet that @pair holds. Context: any thread. */
 void net_forget(struct net_pair *pair);
+
+/*
+ * net_queue.c: give the chains back that @pair holds, to be taken and checked anew; a packet in
+ * them is kept. Context: any thread.
+ */
+void net_give_back(struct net_pair *pair);
 
 /* net_ctrl.c: carry out what is in the control queue, which has @index. */
 void net_control(struct vnet *net, unsigned index);

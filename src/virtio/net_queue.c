@@ -17,17 +17,48 @@ static struct vq_chain *chain_at(const struct net_pair *pair, unsigned i)
 	return &pair->chains[pair->chain_first + i];
 }
 
-void net_forget(struct net_pair *pair)
+/* A packet was received that the driver does not have yet. */
+static bool packet_held(const struct net_pair *pair)
+{
+	return pair->held_bytes || pair->rest_bytes;
+}
+
+static void chains_drop(struct net_pair *pair)
 {
 	struct vq *vq = vdev_queue(pair->net->vd, NET_RX(pair->index));
 
-	/* A pair that is only not used for now finds its buffers when it is used again. */
 	while (pair->chain_count)
 		vq_unpop(vq, chain_at(pair, --pair->chain_count));
 	pair->chain_first = 0;
 	pair->chain_bytes = 0;
+}
+
+void net_forget(struct net_pair *pair)
+{
+	/* A pair that is only not used for now finds its buffers when it is used again. */
+	chains_drop(pair);
 	pair->held_bytes = pair->rest_bytes = pair->rest_at = 0;
 	pair->starved = pair->send_blocked = pair->send_paid = false;
+}
+
+void net_give_back(struct net_pair *pair)
+{
+	uint64_t at = 0;
+
+	if (!pair->chain_count)
+		return;
+	/* Behind the packet's bytes that are in the chains, and go in front of the others. */
+	memmove(pair->rest + pair->held_bytes, pair->rest + pair->rest_at, pair->rest_bytes);
+	for (unsigned i = 0; at < pair->held_bytes; i++) {
+		const struct vq_chain *chain = chain_at(pair, i);
+
+		at += vq_iov_read(chain->iov + chain->out_count, chain->in_count, 0,
+			pair->rest + at, pair->held_bytes - at);
+	}
+	pair->rest_bytes += pair->held_bytes;
+	pair->held_bytes = pair->rest_at = 0;
+	chains_drop(pair);
+	vdev_kick(pair->net->vd, NET_RX(pair->index));
 }
 
 /* Room for the largest packet that may come: more need not be looked at yet. */
@@ -69,6 +100,12 @@ static int chains_take(struct net_pair *pair, struct vq *vq, uint64_t bytes)
 static bool mergeable(const struct vnet *net)
 {
 	return vdev_features(net->vd) & VNET_F_MRG_RXBUF;
+}
+
+/* So many chains one packet may have. */
+static unsigned chains_max(const struct net_pair *pair, const struct vq *vq)
+{
+	return mergeable(pair->net) ? vq_size(vq) : 1;
 }
 
 /* The buffers of as many chains as go at once, and their room. Returns how many buffers. */
@@ -121,12 +158,15 @@ static int packet_fetch(struct net_pair *pair)
 	return 1;
 }
 
-/* Move what is behind the chains of the held packet into further ones, as far as there are any. */
-static void rest_move(struct net_pair *pair)
+/*
+ * Move what is behind the chains of the held packet into further ones, as far as there are any and
+ * it may have them.
+ */
+static void rest_move(struct net_pair *pair, unsigned chains)
 {
 	uint64_t at = 0;
 
-	for (unsigned i = 0; i < pair->chain_count && pair->rest_bytes; i++) {
+	for (unsigned i = 0; i < pair->chain_count && i < chains && pair->rest_bytes; i++) {
 		const struct vq_chain *chain = chain_at(pair, i);
 		uint64_t n = 0;
 
@@ -175,28 +215,29 @@ static bool starve(struct net_pair *pair, struct vq *vq)
  */
 static int packet_receive(struct net_pair *pair, struct vq *vq)
 {
+	unsigned chains = chains_max(pair, vq);
 	int r = chains_take(pair, vq, bytes_wanted(pair->net));
 
 	if (r < 0)
 		return r;
-	if (!pair->held_bytes) {
+	if (!packet_held(pair)) {
 		if (!pair->chain_count)
 			return starve(pair, vq);
 		r = packet_fetch(pair);
-		if (r <= 0 || !pair->held_bytes)
+		if (r <= 0 || !packet_held(pair))
 			return r;
 	}
-	rest_move(pair);
+	rest_move(pair, chains);
 	if (pair->rest_bytes) {
 		r = chains_take(pair, vq, pair->chain_bytes + pair->rest_bytes);
-		rest_move(pair);
+		rest_move(pair, chains);
 	}
 	if (r < 0)
 		return r;
-	if (pair->rest_bytes && pair->chain_count < vq_size(vq))
+	if (pair->rest_bytes && pair->chain_count < chains)
 		return starve(pair, vq);
 	if (pair->rest_bytes) {
-		/* All the buffers that the queue can have are not enough for it. */
+		/* All the buffers that it can have are not enough for it. */
 		pair->held_bytes = pair->rest_bytes = 0;
 		return 1;
 	}
@@ -319,7 +360,7 @@ void net_watch(struct net_pair *pair)
 		pair->events = 0;
 		return;
 	}
-	if (vdev_serving(net->vd, NET_RX(pair->index)) && !pair->starved && !pair->held_bytes)
+	if (vdev_serving(net->vd, NET_RX(pair->index)) && !pair->starved && !packet_held(pair))
 		events |= EPOLLIN;
 	if (host->pending || (pair->send_blocked && vdev_serving(net->vd, NET_TX(pair->index))))
 		events |= EPOLLOUT;

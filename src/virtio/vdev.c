@@ -224,6 +224,8 @@ void vdev_memory_changed(struct vdev *vd)
 		if (!was && vq_broken(vd->queues[i].vq))
 			vdev_broken(vd, i);
 	}
+	if (vd->active && vd->p.ops->memory_changed)
+		vd->p.ops->memory_changed(vd->p.dev);
 	vdev_unlock(vd);
 }
 

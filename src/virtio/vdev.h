@@ -80,6 +80,13 @@ struct vdev_ops {
 	 * device that has no others. Context: any thread.
 	 */
 	void (*pause)(void *dev, bool on);
+	/*
+	 * Guest memory went, and chains that were popped before may lie in it: those that wait for
+	 * something are given back (vq_unpop()), to be popped and checked anew; requests under way
+	 * in what went have ended when this returns. NULL for a device that holds no chains when it
+	 * does not work. Context: any thread.
+	 */
+	void (*memory_changed)(void *dev);
 	/* Device-specific configuration; [@offset, @offset + @len) lies inside. May be NULL. */
 	void (*config_read)(void *dev, uint32_t offset, void *data, uint32_t len);
 	void (*config_write)(void *dev, uint32_t offset, const void *data, uint32_t len);
@@ -140,8 +147,8 @@ void vdev_pause(struct vdev *vd, bool on);
 uint64_t vdev_violations(const struct vdev *vd);
 
 /*
- * Guest memory came or went: running queues are checked again. Context: any thread, without the
- * lock.
+ * Guest memory came or went: running queues are checked again, and so are the chains that devices
+ * hold. Nobody uses what went when this returns. Context: any thread, without the lock.
  */
 void vdev_memory_changed(struct vdev *vd);
 

@@ -4,7 +4,8 @@
  * some sizes come from the host meanwhile. No packet may leave that is larger than any can be.
  *
  * Input: one byte of set-up, one of the packets that come, then guest memory with the rings at
- * fixed positions; the driver kicks every queue a few times.
+ * fixed positions; the driver kicks every queue a few times. Buffers may lie behind that, in memory
+ * that is unplugged half-way: nothing comes there afterwards.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -13,6 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gmem/backing.h"
+#include "gmem/hot.h"
 #include "loop/loop.h"
 #include "virtio/net_host.h"
 
@@ -21,8 +24,16 @@
 #define QUEUE_SIZE 16
 #define PAIRS_MAX  2
 #define ROUNDS	   4
+#define HOT_BYTES  0x4000ULL /* from RAM_BYTES on */
 
-enum set_up { SET_PAIRS = 1, SET_SPLIT = 2, SET_UNMERGED = 4, SET_SLOW = 8, SET_MTU = 16 };
+enum set_up {
+	SET_PAIRS = 1,
+	SET_SPLIT = 2,
+	SET_UNMERGED = 4,
+	SET_SLOW = 8,
+	SET_MTU = 16,
+	SET_UNPLUG = 32
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -87,7 +98,7 @@ static void loop_round(struct loop *loop)
 /* Packets come on @fd, and what was sent leaves. */
 static void traffic(int fd, uint8_t kind)
 {
-	static const uint8_t packet[40000] = {0};
+	static const uint8_t packet[40000] = {[12 ... 39999] = 0xff};
 	static const uint16_t sizes[] = {12, 13, 26, 60, 1526, 4096, 9012, sizeof(packet)};
 	char left;
 
@@ -97,7 +108,33 @@ static void traffic(int fd, uint8_t kind)
 		;
 }
 
-static void drive(struct vdev *vd, struct loop *loop, const uint8_t *data, const int *far)
+/* Memory behind RAM, all of it plugged. */
+static struct gmem_hot *hot_make(struct gmem *gm)
+{
+	static const struct gmem_backing anon = {.kind = GMEM_ANON};
+	const struct gmem_hot_params params = {
+		.gpa = RAM_BYTES,
+		.bytes = HOT_BYTES,
+		.block_bytes = HOT_BYTES,
+		.window_bytes = HOT_BYTES,
+		.backing = &anon,
+	};
+	struct gmem_hot *hot = NULL;
+
+	check(!gmem_hot_add(&hot, gm, &params, NULL) && !gmem_hot_plug(hot, RAM_BYTES, HOT_BYTES));
+	return hot;
+}
+
+static void unplug(struct gmem_hot *hot, struct vdev *vd)
+{
+	check(!gmem_hot_begin(hot, GMEM_HOT_UNPLUG, RAM_BYTES, HOT_BYTES));
+	vdev_memory_changed(vd);
+	while (gmem_hot_turn(hot) > 0)
+		;
+}
+
+static void drive(struct vdev *vd, struct loop *loop, const uint8_t *data, const int *far,
+	struct gmem_hot *hot)
 {
 	struct vq_setup setups[2 * PAIRS_MAX + 1];
 	unsigned pairs = data[0] & SET_PAIRS ? 2 : 1, queues = 2 * pairs + 1;
@@ -123,6 +160,8 @@ static void drive(struct vdev *vd, struct loop *loop, const uint8_t *data, const
 		for (unsigned i = 0; i < queues; i++)
 			vdev_kick(vd, queues - 1 - i);
 		loop_round(loop);
+		if (hot && round == ROUNDS / 2 - 1)
+			unplug(hot, vd);
 	}
 	vdev_status_write(vd, 0, 0, setups);
 }
@@ -133,6 +172,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct vnet_host host = {.ops = &host_ops, .features = VNET_F_CSUM | VNET_GUEST_OFFLOADS};
 	struct vnet *net = NULL;
 	struct loop *loop = NULL;
+	struct gmem_hot *hot = NULL;
+	const uint8_t *gone = NULL;
 	struct gmem *gm = NULL;
 	int far[PAIRS_MAX];
 
@@ -141,6 +182,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check(!gmem_create(&gm, NULL) && !gmem_add_ram(gm, 0, RAM_BYTES, NULL) &&
 		!loop_create(&loop));
 	memcpy(gmem_at(gm, 0, RAM_BYTES), data + 2, size - 2 < RAM_BYTES ? size - 2 : RAM_BYTES);
+	if (data[0] & SET_UNPLUG) {
+		hot = hot_make(gm);
+		gone = gmem_at(gm, RAM_BYTES, HOT_BYTES);
+	}
 	host.pair_count = data[0] & SET_PAIRS ? 2 : 1;
 	for (unsigned i = 0; i < host.pair_count; i++) {
 		int fds[2];
@@ -156,7 +201,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		params.rx.ops = params.tx.bytes =
 			(struct limit_rate){.size = 100, .refill_ms = 1000};
 	check(!vnet_create(&net, &params, &host));
-	drive(vnet_vdev(net), loop, data, far);
+	drive(vnet_vdev(net), loop, data, far, hot);
+	for (unsigned i = 0; hot && i < HOT_BYTES; i++)
+		check(!gone[i]);
 	vnet_destroy(net);
 	for (unsigned i = 0; i < host.pair_count; i++)
 		close(far[i]);

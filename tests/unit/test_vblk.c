@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "gmem/backing.h"
+#include "gmem/hot.h"
 #include "mmio_driver.h"
 #include "virtio/blk.h"
 #include "virtio/blk_io.h"
@@ -129,7 +131,8 @@ static void file_read(struct board *b, uint64_t sector, void *to, size_t bytes)
  * Offer the chain [header, out bytes of data][in bytes of data, status] as request @id of the ring,
  * in as many buffers as there are parts.
  */
-static void offer(struct board *b, uint32_t type, uint64_t sector, uint32_t out, uint32_t in)
+static void offer_at(struct board *b, uint32_t type, uint64_t sector, uint32_t out, uint32_t in,
+	gpa_t data, gpa_t status)
 {
 	struct header *header = drv_at(&b->drv, HEADER);
 	struct {
@@ -140,12 +143,12 @@ static void offer(struct board *b, uint32_t type, uint64_t sector, uint32_t out,
 	unsigned count = 1;
 
 	*header = (struct header){.type = type, .sector = sector};
-	*(uint8_t *)drv_at(&b->drv, STATUS) = 0xee;
+	*(uint8_t *)drv_at(&b->drv, status) = 0xee;
 	if (out)
-		parts[count++] = (typeof(parts[0])){DATA, out, 0};
+		parts[count++] = (typeof(parts[0])){data, out, 0};
 	if (in)
-		parts[count++] = (typeof(parts[0])){DATA, in, DRV_WRITE};
-	parts[count++] = (typeof(parts[0])){STATUS, 1, DRV_WRITE};
+		parts[count++] = (typeof(parts[0])){data, in, DRV_WRITE};
+	parts[count++] = (typeof(parts[0])){status, 1, DRV_WRITE};
 	for (unsigned i = 0; i < count; i++) {
 		uint16_t flags = parts[i].flags | (i + 1 < count ? DRV_NEXT : 0);
 
@@ -158,6 +161,11 @@ static void offer(struct board *b, uint32_t type, uint64_t sector, uint32_t out,
 	if (!b->drv.setup.packed)
 		drv_split_offer(&b->drv, 0);
 	md_set(&b->md, MD_QUEUE_NOTIFY, 0);
+}
+
+static void offer(struct board *b, uint32_t type, uint64_t sector, uint32_t out, uint32_t in)
+{
+	offer_at(b, type, sector, out, in, DATA, STATUS);
 }
 
 /* Wait for the answer. Returns the status; *@len is the used length. */
@@ -423,6 +431,46 @@ static void test_reset_under_way(void **state)
 	board_free(&b);
 }
 
+/* Memory goes that a request under way reads into, or where its status goes: it ends first. */
+static void test_unplugged(void **state)
+{
+	static const struct gmem_backing anon = {.kind = GMEM_ANON};
+	const struct gmem_hot_params params = {
+		.gpa = 0x1000000,
+		.bytes = 0x20000,
+		.block_bytes = 0x10000,
+		.window_bytes = 0x20000,
+		.backing = &anon,
+	};
+
+	for (unsigned bits = 0; bits < 4; bits++) {
+		struct how how = {.packed = bits & 1};
+		gpa_t data = bits & 2 ? DATA : params.gpa;
+		gpa_t status = bits & 2 ? params.gpa : STATUS;
+		struct gmem_hot *hot;
+		struct board b;
+		uint32_t id, len;
+
+		board_make(&b, &how);
+		assert_int_equal(gmem_hot_add(&hot, b.gm, &params, NULL), 0);
+		assert_int_equal(gmem_hot_plug(hot, params.gpa, params.bytes), 0);
+		offer_at(&b, T_IN, 0, 0, 4096, data, status);
+		md_round(&b.md);
+		assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_UNPLUG, params.gpa, 0x10000), 0);
+		vdev_memory_changed(vblk_vdev(b.blk));
+		assert_true(drv_take(&b.drv, 3, &id, &len));
+		while (gmem_hot_turn(hot) > 0)
+			;
+		/* Nobody waits for one that does not lie there. */
+		offer(&b, T_IN, 0, 0, 4096);
+		md_round(&b.md);
+		vdev_memory_changed(vblk_vdev(b.blk));
+		assert_int_equal(answer(&b, 3, &len), 0);
+		assert_int_equal(vdev_violations(vblk_vdev(b.blk)), 0);
+		board_free(&b);
+	}
+}
+
 /* After a full ring at once the device looks again, and asks to be kicked for what comes next. */
 static void test_full_ring(void **state)
 {
@@ -592,6 +640,7 @@ int main(void)
 		cmocka_unit_test(test_stored),
 		cmocka_unit_test(test_layouts),
 		cmocka_unit_test(test_reset_under_way),
+		cmocka_unit_test(test_unplugged),
 		cmocka_unit_test(test_full_ring),
 		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_open),

@@ -50,6 +50,8 @@ struct board {
 	struct md md;
 	struct drv drv;
 	unsigned shrunk;
+	unsigned used;	      /* answers that the driver had when it did last */
+	uint8_t *host, first; /* what is looked at then, and what was there */
 	int refuse;	      /* what listeners say */
 	unsigned refuse_from; /* to so many calls they say yes before */
 	unsigned mapped;      /* regions and windows that they know */
@@ -78,6 +80,9 @@ static void shrunk(void *ctx)
 	struct board *b = ctx;
 
 	b->shrunk++;
+	b->used = ((uint16_t *)drv_at(&b->drv, b->drv.setup.device))[1];
+	if (b->host)
+		b->first = *b->host;
 	vdev_memory_changed(vmem_vdev(b->mem));
 }
 
@@ -434,6 +439,53 @@ static void test_rings_gone(void **state)
 	board_free(&b);
 }
 
+/* The place of the answer goes with what is unplugged: nothing is written there. */
+static void test_answer_gone(void **state)
+{
+	for (unsigned packed = 0; packed < 2; packed++) {
+		struct board b;
+		uint32_t id, len;
+		uint8_t *host;
+
+		board_make(&b, REQUESTED, false);
+		assert_true(up(&b, F_INACCESSIBLE, packed));
+		assert_int_equal(ask(&b, PLUG, BASE, 2), ACK);
+		host = gmem_at(b.gm, BASE, BLOCK);
+		req_write(&b, 2, UNPLUG, BASE, 1);
+		drv_offer(&b.drv, 2, REQ + 64, 24, BASE, 10);
+		md_set(&b.md, MD_QUEUE_NOTIFY, 0);
+		for (unsigned i = 0; i < 10; i++)
+			md_round(&b.md);
+		assert_true(md_get(&b.md, MD_STATUS) & VDEV_NEEDS_RESET);
+		assert_false(drv_take(&b.drv, 2, &id, &len));
+		for (unsigned i = 0; i < 10; i++)
+			assert_int_equal(host[i], 0);
+		assert_int_equal(config(&b, C_PLUGGED), BLOCK);
+		assert_int_equal(vdev_violations(vmem_vdev(b.mem)), 1);
+		assert_true(up(&b, F_INACCESSIBLE, packed));
+		assert_int_equal(ask(&b, PLUG, BASE, 1), ACK);
+		board_free(&b);
+	}
+}
+
+/* Others have given up what went before its pages go, and before the driver hears of it. */
+static void test_order(void **state)
+{
+	struct board b;
+
+	board_make(&b, REQUESTED, false);
+	assert_true(up(&b, F_INACCESSIBLE, false));
+	assert_int_equal(ask(&b, PLUG, BASE, 1), ACK);
+	b.host = gmem_at(b.gm, BASE, BLOCK);
+	memset(b.host, 1, BLOCK);
+	assert_int_equal(ask(&b, UNPLUG, BASE, 1), ACK);
+	assert_int_equal(b.shrunk, 1);
+	assert_int_equal(b.used, 1);
+	assert_int_equal(b.first, 1);
+	assert_int_equal(*b.host, 0);
+	board_free(&b);
+}
+
 /* Chains that are no requests. */
 static void test_chains(void **state)
 {
@@ -709,6 +761,8 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_refused_windows),
 		cmocka_unit_test(test_rings_gone),
+		cmocka_unit_test(test_answer_gone),
+		cmocka_unit_test(test_order),
 		cmocka_unit_test(test_chains),
 		cmocka_unit_test(test_no_queue),
 		cmocka_unit_test(test_turns),

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* virtio/net: the network device behind its registers, over sockets instead of a tap. */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,13 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "gmem/backing.h"
+#include "gmem/hot.h"
 #include "mmio_driver.h"
 #include "virtio/net_host.h"
 
@@ -31,6 +27,11 @@
 #define HDR	sizeof(struct vnet_header)
 #define FRAMES	0xa0000ULL /* what is sent; received buffers lie at DRV_DATA */
 #define COMMAND 0xe0000ULL
+
+/* Memory that can be unplugged, some buffers of 2 KiB in each block. */
+#define HOT_AT	  0x1000000ULL
+#define HOT_BLOCK 0x10000ULL
+#define HOT_BYTES (4 * HOT_BLOCK)
 
 /* The host's side: packets of a SOCK_SEQPACKET pair, whose other ends are the test's. */
 struct fake {
@@ -99,6 +100,7 @@ struct how {
 	bool packed;
 	uint64_t features;
 	uint16_t size; /* of the queues; 0: SIZE */
+	bool slow;     /* one packet at a time is received */
 };
 
 static const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
@@ -133,6 +135,8 @@ static void board_make(struct board *b, const struct how *how)
 {
 	struct vnet_params params = {.name = "net0", .mtu = 1500};
 
+	if (how->slow)
+		params.rx.ops = (struct limit_rate){.size = 1, .refill_ms = 100};
 	*b = (struct board){0};
 	memcpy(params.mac, mac, sizeof(mac));
 	b->fake.host = (struct vnet_host){.ops = &fake_ops,
@@ -643,6 +647,149 @@ static void test_reset_under_way(void **state)
 	board_free(&b);
 }
 
+/* Plug all of the memory that can be unplugged. Returns its place on the host. */
+static uint8_t *hot_plug(struct board *b, struct gmem_hot **hot)
+{
+	static const struct gmem_backing anon = {.kind = GMEM_ANON};
+	const struct gmem_hot_params params = {
+		.gpa = HOT_AT,
+		.bytes = HOT_BYTES,
+		.block_bytes = HOT_BLOCK,
+		.window_bytes = HOT_BYTES,
+		.backing = &anon,
+	};
+
+	assert_int_equal(gmem_hot_add(hot, b->gm, &params, NULL), 0);
+	assert_int_equal(gmem_hot_plug(*hot, HOT_AT, HOT_BYTES), 0);
+	return gmem_at(b->gm, HOT_AT, HOT_BYTES);
+}
+
+/* As the memory device and the machine do. */
+static void hot_unplug(struct board *b, struct gmem_hot *hot, unsigned block)
+{
+	assert_int_equal(
+		gmem_hot_begin(hot, GMEM_HOT_UNPLUG, HOT_AT + block * HOT_BLOCK, HOT_BLOCK), 0);
+	vdev_memory_changed(vnet_vdev(b->net));
+	while (gmem_hot_turn(hot) > 0)
+		;
+}
+
+static void nothing_written(const uint8_t *host, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++)
+		assert_int_equal(host[i], 0);
+}
+
+/* Buffers that the device has taken already are no memory any more: nothing comes into them. */
+static void test_unplugged(void **state)
+{
+	for (unsigned bits = 0; bits < 4; bits++) {
+		struct how how = {.packed = bits & 1, .features = bits & 2 ? VNET_F_MRG_RXBUF : 0};
+		struct gmem_hot *hot;
+		uint8_t packet[1500], *host;
+		struct board b;
+
+		board_make(&b, &how);
+		host = hot_plug(&b, &hot);
+		frame_fill(packet, sizeof(packet), 5);
+		buffers_post(&b, RX, 1, 2048);
+		for (unsigned i = 0; i < 4; i++)
+			post(&b, RX, HOT_AT + i * HOT_BLOCK, 2048, DRV_WRITE);
+		kick(&b, RX);
+		/* All are looked at, once one of them is needed. */
+		host_sends(&b, 0, packet, sizeof(packet));
+		received(&b, 2048, packet, sizeof(packet));
+		hot_unplug(&b, hot, 0);
+		host_sends(&b, 0, packet, sizeof(packet));
+		nothing_written(host, HOT_BLOCK);
+		assert_true(needs_reset(&b));
+		assert_int_equal(vdev_violations(vnet_vdev(b.net)), 1);
+		up(&b, &how);
+		buffers_post(&b, RX, 1, 2048);
+		received(&b, 2048, packet, sizeof(packet));
+		board_free(&b);
+	}
+}
+
+/* A packet that waits for more buffers stays whole when memory goes that it does not lie in. */
+static void test_unplugged_half_way(void **state)
+{
+	static uint8_t packet[60000];
+
+	for (unsigned packed = 0; packed < 2; packed++) {
+		struct how how = {
+			.packed = packed,
+			.features = VNET_F_MRG_RXBUF | VNET_F_GUEST_CSUM | VNET_F_GUEST_TSO4,
+		};
+		struct gmem_hot *hot;
+		struct board b;
+		uint8_t got[8], *host;
+
+		board_make(&b, &how);
+		host = hot_plug(&b, &hot);
+		frame_fill(packet, sizeof(packet), 9);
+		for (unsigned i = 0; i < 3; i++) {
+			buffers_post(&b, RX, 10, 1536);
+			if (!i)
+				host_sends(&b, 0, packet, sizeof(packet));
+			else
+				hot_unplug(&b, hot, i);
+			/* Before the device has looked again, and after. */
+			if (i == 2)
+				md_round(&b.md);
+			assert_int_equal(packet_take(&b, RX, 1536, got), 0);
+		}
+		buffers_post(&b, RX, 20, 1536);
+		received(&b, 1536, packet, sizeof(packet));
+		/* One that lies in what goes is lost, with the device. */
+		buffers_post(&b, RX, 10, 1536);
+		post(&b, RX, HOT_AT + 3 * HOT_BLOCK, HOT_BLOCK / 4, DRV_WRITE);
+		kick(&b, RX);
+		host_sends(&b, 0, packet, sizeof(packet));
+		assert_false(needs_reset(&b));
+		hot_unplug(&b, hot, 3);
+		buffers_post(&b, RX, 40, 1536);
+		assert_true(needs_reset(&b));
+		nothing_written(host, HOT_BYTES);
+		assert_int_equal(packet_take(&b, RX, 1536, got), 0);
+		board_free(&b);
+	}
+}
+
+/* The same with one that waits for its limit, in a driver that takes one buffer for each. */
+static void test_unplugged_waiting(void **state)
+{
+	for (unsigned bits = 0; bits < 4; bits++) {
+		struct how how = {.packed = bits & 1,
+			.features = bits & 2 ? VNET_F_MRG_RXBUF : 0,
+			.slow = true};
+		struct gmem_hot *hot;
+		uint8_t packet[3][1500], got[2048];
+		struct board b;
+		size_t bytes;
+
+		board_make(&b, &how);
+		hot_plug(&b, &hot);
+		for (unsigned i = 0; i < 3; i++)
+			frame_fill(packet[i], sizeof(packet[i]), 20 + i);
+		buffers_post(&b, RX, 8, 1526);
+		host_sends(&b, 0, packet[0], sizeof(packet[0]));
+		received(&b, 1526, packet[0], sizeof(packet[0]));
+		host_sends(&b, 0, packet[1], sizeof(packet[1]));
+		host_sends(&b, 0, packet[2], sizeof(packet[2]));
+		for (unsigned i = 0; i < 4; i++)
+			hot_unplug(&b, hot, i);
+		for (unsigned i = 1; i < 3; i++) {
+			while (!(bytes = packet_take(&b, RX, 1526, got)))
+				md_round(&b.md);
+			assert_int_equal(bytes, sizeof(packet[i]));
+			assert_memory_equal(got + HDR, packet[i] + HDR, sizeof(packet[i]) - HDR);
+		}
+		assert_int_equal(vdev_violations(vnet_vdev(b.net)), 0);
+		board_free(&b);
+	}
+}
+
 static void test_config(void **state)
 {
 	struct how how = {.features = VNET_F_MTU | VNET_F_MQ};
@@ -653,219 +800,6 @@ static void test_config(void **state)
 	assert_true(md_features(&b.md) & VNET_F_CTRL_GUEST_OFFLOADS);
 	assert_false(md_features(&b.md) & VNET_F_HOST_TSO4);
 	board_free(&b);
-}
-
-/*
- * A program in passt's place, first on the PATH. Returns the folder, for path_drop(). Without
- * @script there is none at all.
- */
-static char *path_make(const char *script)
-{
-	static char folder[64], name[80];
-	FILE *f;
-
-	strcpy(folder, "/tmp/kvick-test-net-XXXXXX");
-	assert_non_null(mkdtemp(folder));
-	snprintf(name, sizeof(name), "%s/passt", folder);
-	if (script) {
-		f = fopen(name, "w");
-		fprintf(f,
-			"#!/bin/bash\nPATH=/usr/bin:/bin\nwhile (($#)); do case $1 in -F) "
-			"sock=$2 ;; -P) pid=$2 ;; esac; shift; done\n%s",
-			script);
-		fclose(f);
-		assert_int_equal(chmod(name, 0755), 0);
-	}
-	setenv("PATH", folder, 1);
-	return folder;
-}
-
-static void path_drop(char *folder)
-{
-	char name[80];
-
-	snprintf(name, sizeof(name), "%s/passt", folder);
-	unlink(name);
-	assert_int_equal(rmdir(folder), 0);
-	setenv("PATH", "/usr/bin:/bin", 1);
-}
-
-/* What can go wrong with passt, in a sentence each. */
-static void test_user_errors(void **state)
-{
-	struct vnet_forward forward = {.guest = 80};
-	struct vnet_user_params params = {.forwards = &forward, .mtu = 1500};
-	struct sockaddr_in address = {.sin_family = AF_INET};
-	socklen_t len = sizeof(address);
-	struct vnet_host *host = NULL;
-	struct kv_err err = {0};
-	char *folder = path_make(NULL);
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-	assert_int_equal(vnet_user_open(&host, &params, &err), -ENOENT);
-	assert_non_null(strstr(err.text, "apt-get install passt"));
-	path_drop(folder);
-	folder =
-		path_make("echo 'Failed to send 5 bytes to syslog' >&2; echo 'No way' >&2; exit 1");
-	assert_int_equal(vnet_user_open(&host, &params, &err), -EIO);
-	assert_string_equal(err.text, "passt does not start: No way");
-	path_drop(folder);
-	folder = path_make("exit 1");
-	assert_int_equal(vnet_user_open(&host, &params, &err), -EIO);
-	assert_non_null(strstr(err.text, "without a word"));
-	assert_int_equal(bind(fd, (struct sockaddr *)&address, len), 0);
-	assert_int_equal(listen(fd, 1), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
-	forward.host = ntohs(address.sin_port);
-	params.forward_count = 1;
-	assert_int_equal(vnet_user_open(&host, &params, &err), -EADDRINUSE);
-	assert_non_null(strstr(err.text, "of this host is taken"));
-	close(fd);
-	path_drop(folder);
-	/* It says that it is ready, but does not listen. */
-	folder = path_make("echo $$ >$pid; exec sleep 9");
-	assert_int_equal(vnet_user_open(&host, &params, &err), -EACCES);
-	assert_non_null(strstr(err.text, "passt cannot listen at TCP port"));
-	path_drop(folder);
-	assert_null(host);
-}
-
-/* Packets of all lengths through something that sends all back, more than the socket holds. */
-static void test_user(void **state)
-{
-	static uint8_t packet[70000];
-	struct vnet_user_params params = {.mtu = 1500};
-	unsigned sent = 0, got = 0, blocked = 0;
-	struct vnet_host *host = NULL;
-	struct kv_err err = {0};
-	char *folder = path_make("echo $$ >$pid; exec cat <&$sock >&$sock");
-	ssize_t n;
-
-	if (vnet_user_open(&host, &params, &err))
-		fail_msg("%s", err.text);
-	for (unsigned round = 0; got < 300 && round < 1000000; round++) {
-		struct iovec out[2] = {{packet, 20}, {packet + 20, sent * 221 % 65000}}, in[3];
-
-		memset(packet, (int)sent, sizeof(packet));
-		memset(packet, 0xff, HDR);
-		if (sent < 300 && host->ops->send(host, 0, out, 2))
-			sent++;
-		else if (sent < 300)
-			blocked++;
-		if (host->pending && round % 3)
-			host->ops->flush(host);
-		if (sent < 300 && !blocked)
-			continue;
-		in[0] = (struct iovec){packet, 7};
-		in[1] = (struct iovec){packet + 7, 30};
-		in[2] = (struct iovec){packet + 37, sizeof(packet) - 37};
-		n = host->ops->recv(host, 0, in, 3);
-		if (!n)
-			continue;
-		/* Shorter than a frame is not sent. */
-		while (20 + got * 221 % 65000 < HDR + VNET_ETH_BYTES)
-			got++;
-		assert_int_equal(n, 20 + got * 221 % 65000);
-		for (unsigned i = 0; i < (size_t)n; i++)
-			assert_int_equal(packet[i], i < HDR ? 0 : (uint8_t)got);
-		got++;
-	}
-	assert_int_equal(got, 300);
-	assert_true(blocked > 0);
-	vnet_host_close(host);
-	path_drop(folder);
-}
-
-/* A passt that ends, and one that sends no frames. */
-static void test_user_lost(void **state)
-{
-	static uint8_t packet[70000];
-	struct vnet_user_params params = {.mtu = 1500};
-	struct vnet_host *host = NULL;
-	struct kv_err err = {0};
-	char *folder;
-	ssize_t n;
-
-	for (unsigned i = 0; i < 2; i++) {
-		struct iovec in = {packet, sizeof(packet)};
-
-		folder = path_make(
-			i ? "echo $$ >$pid; printf '\\377\\377\\377\\377' >&$sock; sleep 9"
-			  : "echo $$ >$pid");
-		if (vnet_user_open(&host, &params, &err))
-			fail_msg("%s", err.text);
-		do {
-			n = host->ops->recv(host, 0, &in, 1);
-		} while (!n);
-		assert_int_equal(n, i ? -EBADMSG : -EPIPE);
-		vnet_host_close(host);
-		path_drop(folder);
-	}
-}
-
-static void test_tap(void **state)
-{
-	struct ifreq ifr = {.ifr_name = "kvtest%d", .ifr_flags = IFF_TAP | IFF_NO_PI};
-	struct vnet_host *host = NULL;
-	struct kv_err err = {0};
-	int fd;
-
-	assert_int_equal(vnet_tap_open(&host, "kvnosuch0", 1, &err), -ENODEV);
-	assert_non_null(strstr(err.text, "ip tuntap add kvnosuch0 mode tap user"));
-	assert_int_equal(vnet_tap_open(&host, "kvnosuch0", 2, &err), -ENODEV);
-	assert_non_null(strstr(err.text, "multi_queue"));
-	assert_int_equal(vnet_fd_open(&host, 9999, &err), -EBADF);
-	fd = open("/dev/null", O_RDWR);
-	assert_int_equal(vnet_fd_open(&host, fd, &err), -EINVAL);
-	assert_non_null(strstr(err.text, "no tap"));
-	close(fd);
-	fd = open("/dev/net/tun", O_RDWR);
-	if (fd < 0 || ioctl(fd, TUNSETIFF, &ifr) < 0) {
-		print_message("taps cannot be created here\n");
-		skip();
-	}
-	/* One that is in use, without the header; and the loopback, which is none. */
-	assert_int_equal(vnet_tap_open(&host, ifr.ifr_name, 1, &err), -EBUSY);
-	assert_non_null(strstr(err.text, "in use"));
-	assert_int_equal(vnet_fd_open(&host, fd, &err), -EINVAL);
-	assert_non_null(strstr(err.text, "IFF_VNET_HDR"));
-	assert_int_equal(vnet_tap_open(&host, "lo", 1, &err), -EINVAL);
-	assert_non_null(strstr(err.text, "lo is no tap"));
-	close(fd);
-	fd = open("/dev/net/tun", O_RDWR);
-	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
-	assert_int_equal(vnet_fd_open(&host, fd, &err), 0);
-	vnet_host_close(host);
-}
-
-/* A queue of a tap that cannot be attached: those before it are as they were. */
-static void test_tap_half_way(void **state)
-{
-	struct ifreq ifr = {.ifr_name = "kvtest%d",
-		.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE};
-	struct ifreq attach = {.ifr_flags = IFF_ATTACH_QUEUE};
-	struct ifreq detach = {.ifr_flags = IFF_DETACH_QUEUE};
-	int fd = open("/dev/net/tun", O_RDWR);
-	struct vnet_host *host = NULL;
-	struct kv_err err = {0};
-
-	if (fd < 0 || ioctl(fd, TUNSETIFF, &ifr) < 0) {
-		print_message("taps cannot be created here\n");
-		skip();
-	}
-	if (vnet_tap_open(&host, ifr.ifr_name, 4, &err))
-		fail_msg("%s", err.text);
-	/* What is attached cannot be attached again. */
-	assert_int_equal(ioctl(host->fds[2], TUNSETQUEUE, &attach), 0);
-	assert_int_equal(host->ops->pairs(host, 4), -EINVAL);
-	assert_int_equal(ioctl(host->fds[2], TUNSETQUEUE, &detach), 0);
-	assert_int_equal(ioctl(host->fds[1], TUNSETQUEUE, &attach), 0);
-	assert_int_equal(ioctl(host->fds[1], TUNSETQUEUE, &detach), 0);
-	assert_int_equal(host->ops->pairs(host, 4), 0);
-	assert_int_equal(host->ops->pairs(host, 1), 0);
-	vnet_host_close(host);
-	close(fd);
 }
 
 int main(void)
@@ -881,12 +815,10 @@ int main(void)
 		cmocka_unit_test(test_blocked),
 		cmocka_unit_test(test_lost),
 		cmocka_unit_test(test_reset_under_way),
+		cmocka_unit_test(test_unplugged),
+		cmocka_unit_test(test_unplugged_half_way),
+		cmocka_unit_test(test_unplugged_waiting),
 		cmocka_unit_test(test_config),
-		cmocka_unit_test(test_user_errors),
-		cmocka_unit_test(test_user),
-		cmocka_unit_test(test_user_lost),
-		cmocka_unit_test(test_tap),
-		cmocka_unit_test(test_tap_half_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
