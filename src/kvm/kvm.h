@@ -110,13 +110,6 @@ int kvm_irq_line(struct kvm_vm *vm, uint32_t gsi, bool level);
  */
 int kvm_ioeventfd(struct kvm_vm *vm, gpa_t gpa, unsigned len, uint64_t match, int fd, bool on);
 
-/*
- * Have KVM raise @gsi when the eventfd @fd is written (@on), or stop that. With KVM_IRQCHIP_SPLIT
- * the GSI needs a route (kvm_routes_set()) to get anywhere.
- * Returns 0; -EBUSY when @fd raises something already; -errno. Context: any thread.
- */
-int kvm_irqfd(struct kvm_vm *vm, uint32_t gsi, int fd, bool on);
-
 /* Deliver a message-signalled interrupt (KVM_SIGNAL_MSI). Context: any thread. */
 int kvm_msi_send(struct kvm_vm *vm, uint64_t address, uint32_t data);
 

@@ -98,17 +98,6 @@ int kvm_ioeventfd(struct kvm_vm *vm, gpa_t gpa, unsigned len, uint64_t match, in
 	return kvm_call(vm->fd, KVM_IOEVENTFD, (unsigned long)&event);
 }
 
-int kvm_irqfd(struct kvm_vm *vm, uint32_t gsi, int fd, bool on)
-{
-	struct kvm_irqfd irqfd = {
-		.fd = (uint32_t)fd,
-		.gsi = gsi,
-		.flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
-	};
-
-	return kvm_call(vm->fd, KVM_IRQFD, (unsigned long)&irqfd);
-}
-
 int kvm_msi_send(struct kvm_vm *vm, uint64_t address, uint32_t data)
 {
 	struct kvm_msi msi = {
