@@ -10,7 +10,7 @@ import time
 import pytest
 from hugepages import emulated_huge_pages
 from places import Emulated
-from pools import MIB, MODES, TRUST, Client, pool_factory, zero  # noqa: F401 (a fixture)
+from pools import ALL_MODES, MIB, MODES, TRUST, Client, pool_factory, zero  # noqa: F401 (a fixture)
 from vm import OK, START, Vm, run, until
 
 PAGE = 4096
@@ -66,7 +66,10 @@ def test_only_what_was_written_is_cleaned(kvick, flat, serve):
         before = pool.quiet()["cleaned_bytes"]
         done = run(kvick, "--memory", memory(pool, "256M"), "--append", arg, *more, flat / "worker.pvh.elf")
         assert done.returncode == OK and "worker done" in done.stdout, done
-        return pool.quiet()["cleaned_bytes"] - before
+        bytes_cleaned = pool.quiet()["cleaned_bytes"] - before
+        with Client(pool.path).lease(256 * MIB) as client:
+            assert zero(client.maps())
+        return bytes_cleaned
 
     some = (256 * MIB - FIRST) // PAGE // 100
     part = cleaned(f"worker={FIRST},{some},100")
@@ -76,7 +79,6 @@ def test_only_what_was_written_is_cleaned(kvick, flat, serve):
     assert some * PAGE <= part < (some + 64) * PAGE
     # An image that was copied is among it, and one that was mapped may be.
     assert cleaned(f"worker={FIRST},{some},100", "--image-map", "copy") < (some + 64) * PAGE
-    assert pool.quiet()["verify_failed"] == 0
     clean_guest(kvick, flat, pool, "256M")
 
 
@@ -175,26 +177,26 @@ def killed_rounds(pool, start, flat, rounds, seed):
         vm.close()
         with Client(pool.path).lease(64 * MIB) as client:
             assert zero(client.maps())
-    assert pool.quiet()["verify_failed"] == 0
+    pool.quiet()
 
 
 @pytest.mark.usefixtures("kvm_host")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_killed_vms(kvick, start, flat, serve, mode):
-    pool = serve(*MODES[mode])
+    pool = serve(*ALL_MODES[mode])
     killed_rounds(pool, start, flat, 5, seed=4)
     clean_guest(kvick, flat, pool)
 
 
 @pytest.mark.usefixtures("kvm_host")
 @pytest.mark.limit(20000)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_killed_vms_soak(start, flat, serve, mode, request):
     """As above, N rounds with --soak N."""
     rounds = request.config.getoption("--soak")
     if rounds <= 10:
         pytest.skip("only with --soak over 10")
-    killed_rounds(serve(*MODES[mode]), start, flat, rounds, seed=time.time_ns())
+    killed_rounds(serve(*ALL_MODES[mode]), start, flat, rounds, seed=time.time_ns())
 
 
 @pytest.mark.plain  # a sanitizer's own memory grows
@@ -232,14 +234,12 @@ class EmulatedPool:
 
     path = "/run/pool.sock"
 
-    def __init__(self, tb, page, size, trust):
+    def __init__(self, tb, page, size, trust, verify="none"):
         self.linux = Emulated(tb)
         self.tb = tb
         self.argv = [
             "build/kvick", "pool", "serve", "--socket", self.path, "--size", size, "--page-size", page,
-            "--chunk", page if page == "1G" else "16M",
-            # Under emulation reading 1 GiB takes seconds.
-            "--verify", "sample" if page == "1G" else "all",
+            "--chunk", page if page == "1G" else "16M", "--verify", verify,
         ]  # fmt: skip
         self.argv += ["--trust", "0"] if trust else []
         self.start()
@@ -286,7 +286,6 @@ def test_huge_pages(fresh_testbed, page, kib, count, size, trust, request):
                 done = linux.kvick(*args, f"{worker} zero", "build/guest/flat/worker.pvh.elf")
                 assert done.returncode == OK and "worker done" in done.stdout, done
             until(lambda: pool.info("free_chunks") == pool.info("target_chunks"), "cleaning", 60)
-            assert pool.info("verify_failed") == 0
         finally:
             pool.stop()
         assert free() == count
@@ -302,9 +301,10 @@ LEAVING = [
 
 
 def test_hosts_that_hide_what_was_written(testbed):
-    """There all is cleaned, since page tables do not tell all that was written."""
+    """There all is cleaned, since page tables do not tell all that was written; elsewhere, what they
+    tell is all that is to be cleaned."""
     linux = Emulated(testbed)
-    pool = EmulatedPool(testbed, "4K", "64M", trust=True)
+    pool = EmulatedPool(testbed, "4K", "64M", trust=True, verify="all")
 
     def cleaned(more=""):
         before = pool.info("cleaned_bytes")
@@ -334,5 +334,6 @@ def test_hosts_that_hide_what_was_written(testbed):
                 setting(path, good)
         # Some of it may consist of large pages now.
         assert cleaned() < 64 * MIB
+        assert pool.info("verify_failed") == 0
     finally:
         pool.stop()
