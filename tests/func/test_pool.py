@@ -415,10 +415,13 @@ def test_floods(serve):
 def test_idle_connection(serve):
     """Who asks for nothing is sent away."""
     pool = serve()
+    before = pool.usage()
     with Client(pool.path) as client:
         with pytest.raises(Refused) as refused:
             client.answer()
         assert refused.value.errno == 110  # ETIMEDOUT
+        assert pool.info()["refused_message"] == 1
+    pool.settled(before)
 
 
 def open_path(path):
@@ -641,8 +644,11 @@ def test_user_limit(serve):
         with pytest.raises(Refused) as refused, Client(pool.path) as other:
             other.lease(2 * CHUNK)
         assert refused.value.errno == 122  # EDQUOT
+        assert pool.info()["refused_limit"] == 1
         with Client(pool.path).lease(CHUNK):
             pass
+    info = pool.quiet()
+    assert (info["refused_limit"], info["refused_message"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
