@@ -131,13 +131,22 @@ void doctor_thp_shmem(struct doctor *doctor, struct doctor_finding *finding)
 		doctor_fix(finding, "run a kernel with CONFIG_TRANSPARENT_HUGEPAGE");
 		return;
 	}
-	if (strcmp(word, "never") && strcmp(word, "deny")) {
-		doctor_find(finding, DOCTOR_OK, "%s", word);
-		return;
-	}
-	doctor_find(finding, DOCTOR_WARN,
-		"%s: guest memory that other processes share is made of small pages", word);
-	doctor_fix(finding, "echo advise | sudo tee %s", path);
+	/*
+	 * Either choice costs something, so there is nothing to advise: pages that may become huge
+	 * ones do not tell which of them were written (gmem/touched.c).
+	 */
+	if (!strcmp(word, "never") || !strcmp(word, "deny"))
+		doctor_find(finding, DOCTOR_OK,
+			"%s: memfds and shared guest memory are made of small pages; of what "
+			"trusted users lease, pools clean what was written",
+			word);
+	else
+		doctor_find(finding, DOCTOR_OK,
+			"%s: memfds and shared guest memory %s; pools of small pages clean all "
+			"that is leased, not what was written as with \"never\"",
+			word,
+			strcmp(word, "advise") ? "may have huge pages"
+					       : "have huge pages with thp=on");
 }
 
 void doctor_overcommit(struct doctor *doctor, struct doctor_finding *finding)

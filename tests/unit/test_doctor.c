@@ -210,11 +210,16 @@ static void test_thp(void **state)
 	put(doctor, THP, "[always] madvise never\n");
 	expect(doctor, doctor_thp, DOCTOR_OK, "always", NULL);
 	put(doctor, THP_SHMEM, "always within_size advise [never] deny force\n");
-	expect(doctor, doctor_thp_shmem, DOCTOR_WARN, "never", "echo advise");
+	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "never: memfds", NULL);
+	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "pools clean what was written", NULL);
 	put(doctor, THP_SHMEM, "always within_size advise never [deny] force\n");
-	expect(doctor, doctor_thp_shmem, DOCTOR_WARN, "deny", "echo advise");
+	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "deny: memfds", NULL);
 	put(doctor, THP_SHMEM, "always within_size [advise] never deny force\n");
-	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "advise", NULL);
+	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "advise: memfds", NULL);
+	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "with thp=on; pools of small pages clean all",
+		NULL);
+	put(doctor, THP_SHMEM, "[always] within_size advise never deny force\n");
+	expect(doctor, doctor_thp_shmem, DOCTOR_OK, "may have huge pages; pools", NULL);
 }
 
 static void test_huge_pages(void **state)
