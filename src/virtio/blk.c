@@ -192,6 +192,23 @@ static void id_answer(struct vblk *blk, struct blk_req *req)
 	req_end(blk, req, left ? S_IOERR : S_OK);
 }
 
+/*
+ * Cut @range to the blocks that the host can discard or zero. A discard is only a hint, but zeroes
+ * are wanted to the last sector. Returns false when the host does not have them.
+ */
+static bool range_fit(const struct vblk *blk, struct blk_range *range, bool zero)
+{
+	uint64_t block = blk->file.block_bytes / VBLK_SECTOR_BYTES;
+	uint64_t begin = (range->sector + block - 1) & ~(block - 1);
+	uint64_t end = (range->sector + range->sectors) & ~(block - 1);
+
+	if (zero)
+		return begin == range->sector && end == begin + range->sectors;
+	range->sector = begin;
+	range->sectors = end > begin ? (uint32_t)(end - begin) : 0;
+	return true;
+}
+
 /* §5.2.6.2: discard and write zeroes, of one range (max_*_seg says so). */
 static void range_start(struct vblk *blk, struct blk_req *req, bool zero)
 {
@@ -206,7 +223,7 @@ static void range_start(struct vblk *blk, struct blk_req *req, bool zero)
 		return;
 	}
 	unmap = !zero || range.flags & RANGE_UNMAP;
-	if (range.flags & ~(uint32_t)(zero ? RANGE_UNMAP : 0)) {
+	if (range.flags & ~(uint32_t)(zero ? RANGE_UNMAP : 0) || !range_fit(blk, &range, zero)) {
 		req_end(blk, req, S_UNSUPP);
 		return;
 	}
@@ -441,7 +458,7 @@ static void config_fill(struct vblk *blk, unsigned queues)
 		.num_queues = (uint16_t)queues,
 		.max_discard_sectors = RANGE_MAX,
 		.max_discard_seg = 1,
-		.discard_sector_alignment = 1,
+		.discard_sector_alignment = blk->file.block_bytes / VBLK_SECTOR_BYTES,
 		.max_write_zeroes_sectors = RANGE_MAX,
 		.max_write_zeroes_seg = 1,
 		.write_zeroes_may_unmap = 1,

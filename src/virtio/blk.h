@@ -21,6 +21,8 @@ struct vblk_file {
 	int fd;
 	int direct_fd;	/* the same file with O_DIRECT, or -1 */
 	uint64_t bytes; /* a multiple of VBLK_SECTOR_BYTES, > 0 */
+	/* What the host discards and zeroes in: a power of 2 and a multiple of VBLK_SECTOR_BYTES */
+	uint32_t block_bytes;
 	bool read_only;
 };
 

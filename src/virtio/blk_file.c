@@ -41,6 +41,18 @@ int vblk_file_size(int fd, uint64_t *ret)
 	return ioctl(fd, BLKGETSIZE64, ret) < 0 ? -errno : 0;
 }
 
+/* A file system takes any range of a file; a block device whole blocks. */
+static int block_size(int fd, uint32_t *ret)
+{
+	struct stat st;
+	int bytes = VBLK_SECTOR_BYTES;
+
+	if (fstat(fd, &st) < 0 || (S_ISBLK(st.st_mode) && ioctl(fd, BLKSSZGET, &bytes) < 0))
+		return -errno;
+	*ret = (uint32_t)bytes;
+	return 0;
+}
+
 static int lock_try(int fd, bool read_only)
 {
 	struct flock lock = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
@@ -70,6 +82,8 @@ static int file_check(
 {
 	int r = vblk_file_size(file->fd, &file->bytes);
 
+	if (!r)
+		r = block_size(file->fd, &file->block_bytes);
 	if (r == -EINVAL)
 		return err_set(err, r, "%s is neither a file nor a block device", path);
 	if (r < 0)

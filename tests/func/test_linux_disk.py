@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from images import NEXT, cpio, libraries, next_kernel
-from linux_vm import cycles, linux_vms  # noqa: F401 (a fixture)
+from linux_vm import cycles, linux_vms, vms_made  # noqa: F401 (a fixture)
 from places import Emulated, text
 from test_run_linux import QUIET, boot, booted
+from testbed import Testbed
+from vm import START
 
 DISK = "/tmp/kvick-disk"
 
@@ -172,6 +174,67 @@ def test_growth(testbed, linux_vm, emulated_disk):
     assert "\n262144\n" in out
     assert "verify: 4096 bytes ok" in out
     assert b"disk disk0 has now 128M" in vm.job.stderr
+
+
+# Block devices of the emulated host: of sectors of 512 bytes, and of 4096.
+BLOCK_MIB = 16
+LARGE_SECTORS = "drive=large,logical_block_size=4096,physical_block_size=4096"
+
+
+@pytest.fixture(name="block_testbed")
+def testbed_with_block_devices(testbed_server, tmp_path):
+    """An emulated host that has them as /dev/vda and /dev/vdb."""
+    testbed_server.close()
+    small, large = tmp_path / "small", tmp_path / "large"
+    for path in small, large:
+        path.write_bytes(bytes(BLOCK_MIB << 20))
+    extra = f"-drive file={large},format=raw,if=none,id=large -device virtio-blk-pci,{LARGE_SECTORS}"
+    with Testbed(devices=[f"blk={small}"], extra=extra, build=testbed_server.build) as tb:
+        yield tb
+
+
+@pytest.fixture(name="block_vm")
+def linux_vms_with_block_devices(block_testbed):
+    yield from vms_made(block_testbed)
+
+
+def test_block_devices(block_testbed, block_vm):
+    """Written and verified, discarded and zeroed, growing, and nobody else's meanwhile."""
+    linux = Emulated(block_testbed)
+    linux.put("/tmp/kvick-tools.cpio", with_libraries("blkdiscard"))
+    work = []
+    # The ranges begin a sector before a MiB: no block of the second one begins there.
+    for disk in "/dev/vda", "/dev/vdb":
+        work += [
+            f"fill {disk} 0 4194304 1",
+            f"exec /bin/blkdiscard -o 1048064 -l 1049088 {disk}",
+            f"exec /bin/blkdiscard -z -o 3145216 -l 1049088 {disk}",
+            f"verify {disk} 0 1048064 1",
+            f"verify {disk} 2097152 1048064 1",
+        ]
+    grown = f"/dev/vda {BLOCK_MIB << 20} 65536 2"
+    grow = ["echo grow", "sleep 4000", f"fill {grown}", f"verify {grown}"]
+    disks = ("--disk", "/dev/vda,iothread", "--disk", "/dev/vdb,direct")
+    vm = block_vm([*work, *grow], "--initrd", "/tmp/kvick-tools.cpio", *disks)
+    vm.expect("grow\n")
+    # The emulated host's own driver is told of the size as the guest's is.
+    block_testbed.machine.monitor.call("block_resize", device="drive0", size=2 * BLOCK_MIB << 20)
+    wait = f"until [ $(cat /sys/block/vda/size) = {4096 * BLOCK_MIB} ]; do usleep 10000; done"
+    assert linux.run("sh", "-c", wait, timeout=20).returncode == 0
+    vm.job.kill(signal.SIGUSR2)
+    done = linux.kvick("--disk", "/dev/vda", linux.guest("vmlinux"))
+    assert (done.returncode, done.stderr) == (
+        START,
+        "kvick run: disk disk0: /dev/vda is in use by another disk or process; "
+        "only read-only disks are shared\n",
+    )
+    assert vm.end(14).count("verify: 1048064 bytes ok") == 4
+    assert f"disk disk0 has now {2 * BLOCK_MIB}M" in text(vm.job.stderr)
+    zeroes = linux.run("sh", "-c", "head -c 1048576 /dev/zero | md5sum").stdout
+    for disk in "/dev/vda", "/dev/vdb":
+        for mib, zero in enumerate((False, True, False, True)):
+            found = linux.run("sh", "-c", f"dd if={disk} bs=1M skip={mib} count=1 | md5sum").stdout
+            assert (found == zeroes) == zero, (disk, mib)
 
 
 def test_kexec(linux, testbed_build, disk):

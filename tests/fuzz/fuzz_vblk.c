@@ -42,7 +42,10 @@ static void loop_round(struct loop *loop)
 static struct vblk_file disk_make(bool read_only)
 {
 	static const uint8_t fill[512] = {[0 ... 511] = 0x5a};
-	struct vblk_file file = {.direct_fd = -1, .bytes = DISK_BYTES, .read_only = read_only};
+	struct vblk_file file = {.direct_fd = -1,
+		.bytes = DISK_BYTES,
+		.block_bytes = VBLK_SECTOR_BYTES,
+		.read_only = read_only};
 
 	file.fd = memfd_create("disk", MFD_CLOEXEC);
 	check(file.fd >= 0);

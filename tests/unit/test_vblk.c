@@ -46,7 +46,8 @@ struct board {
 
 struct how {
 	bool sync, read_only, direct, unsafe, packed;
-	uint64_t features; /* of the driver's, beside VERSION_1 */
+	uint64_t features;    /* of the driver's, beside VERSION_1 */
+	uint32_t block_bytes; /* as of a block device, or 0 */
 };
 
 static unsigned asked[4]; /* by enum blk_io_kind: what the device had done */
@@ -104,6 +105,8 @@ static void board_make(struct board *b, const struct how *how)
 	params.loop = b->md.loop;
 	if (vblk_file_open(&file, b->path, how->read_only, how->direct, &err))
 		fail_msg("%s", err.text);
+	if (how->block_bytes)
+		file.block_bytes = how->block_bytes;
 	assert_int_equal(vblk_create(&b->blk, &params, &file), 0);
 	assert_int_equal(md_attach(&b->md, vblk_vdev(b->blk)), 0);
 	up(b, how);
@@ -325,6 +328,37 @@ static void test_ranges(void **state)
 	assert_int_equal(range(&b, T_DISCARD, 0, 1, 1), 2);
 	assert_int_equal(request(&b, T_DISCARD, 0, 32, 0), 1);
 	assert_int_equal(request(&b, T_DISCARD, 0, 15, 0), 1);
+	board_free(&b);
+}
+
+/* A block device takes whole blocks: a discard is cut to them, other zeroes the guest writes. */
+static void test_block_ranges(void **state)
+{
+	struct how how = {
+		.features = F_FLUSH | 1ULL << 13 | 1ULL << 14,
+		.block_bytes = 4096,
+	};
+	uint8_t sector[512], zero[512] = {0};
+	struct board b;
+
+	board_make(&b, &how);
+	memset(drv_at(&b.drv, DATA), 0x55, 64 * 512);
+	assert_int_equal(request(&b, T_OUT, 0, 64 * 512, 0), 0);
+	memset(asked, 0, sizeof(asked));
+	assert_int_equal(range(&b, T_DISCARD, 1, 7, 0), 0);
+	assert_int_equal(range(&b, T_DISCARD, 9, 14, 0), 0);
+	assert_int_equal(asked[BLK_IO_FALLOCATE], 0);
+	assert_int_equal(range(&b, T_DISCARD, 1, 18, 0), 0);
+	assert_int_equal(range(&b, T_WRITE_ZEROES, 24, 8, 1), 0);
+	assert_int_equal(range(&b, T_WRITE_ZEROES, 32, 9, 0), 2);
+	assert_int_equal(range(&b, T_WRITE_ZEROES, 33, 7, 1), 2);
+	assert_int_equal(asked[BLK_IO_FALLOCATE], 2);
+	for (unsigned i = 0; i < 64; i++) {
+		bool gone = (i >= 8 && i < 16) || (i >= 24 && i < 32);
+
+		file_read(&b, i, sector, sizeof(sector));
+		assert_int_equal(memcmp(sector, zero, sizeof(zero)) == 0, gone);
+	}
 	board_free(&b);
 }
 
@@ -637,6 +671,7 @@ int main(void)
 		cmocka_unit_test(test_direct),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_block_ranges),
 		cmocka_unit_test(test_stored),
 		cmocka_unit_test(test_layouts),
 		cmocka_unit_test(test_reset_under_way),
