@@ -175,18 +175,24 @@ def test_tap_unbound_and_bound_again(host, tap, vhost):
     assert booted(done).stdout.count(" 0% packet loss") == 3
 
 
+def second_kernel(host, command, append, args, before=()):
+    """Has a kernel and another one that it starts do the same."""
+    files = next_kernel(host.tb.build / "guest", f'console=ttyS0 quiet {append} kvick.run="{command}"')
+    files["next/initrd"] += host.tb.get("/tmp/net.cpio")
+    host.put("/tmp/next.cpio", cpio(files))
+    args = ("--initrd", "/tmp/next.cpio", "--memory", "256M", *args)
+    done = booted(net_boot(host, f"{command};{NEXT}", append, args, before))
+    assert done.stdout.count("kvick-init: user space") == 2, done
+    assert not done.stderr, done
+    return done
+
+
 @both
 def test_tap_of_a_second_kernel(host, tap, vhost):
     """A kernel that another one started finds the device as it was at first."""
     ping = f"exec /bin/ping -c 1 -W 20 {HOST}"
-    files = next_kernel(host.tb.build / "guest", f'console=ttyS0 quiet {ADDRESS} kvick.run="{ping}"')
-    files["next/initrd"] += host.tb.get("/tmp/net.cpio")
-    host.put("/tmp/next.cpio", cpio(files))
-    args = ("--initrd", "/tmp/next.cpio", "--memory", "256M", "--net", f"tap={tap},vhost={vhost}")
-    done = booted(net_boot(host, f"{ping};{NEXT}", ADDRESS, args))
-    assert done.stdout.count("kvick-init: user space") == 2, done
+    done = second_kernel(host, ping, ADDRESS, ("--net", f"tap={tap},vhost={vhost}"))
     assert done.stdout.count(" 0% packet loss") == 2, done
-    assert not done.stderr, done
 
 
 def test_vhost_queues(host):

@@ -16,6 +16,7 @@ from test_run_net import (  # noqa: F401
     net_arguments,
     net_boot,
     pausing_transfer,
+    second_kernel,
     sums,
     transfer,
     transfer_size,
@@ -216,6 +217,17 @@ def test_unbound_and_bound_again(passt):
         )
         booted(done)
         assert listener.wait(20).stdout == b"hello\n" * 3, done
+    finally:
+        listener.kill_all()
+
+
+def test_second_kernel(passt):
+    """A kernel that another one started finds device and passt as they were at first."""
+    hello = f"exec /bin/nc {OUTSIDE} 5000 -e /bin/echo hello"
+    listener = passt.tb.spawn(["sh", "-c", "nc -l -p 5000; nc -l -p 5000"])
+    try:
+        second_kernel(passt, hello, "ip=dhcp", ("--net", "user"), as_user("tester"))
+        assert listener.wait(20).stdout == b"hello\n" * 2
     finally:
         listener.kill_all()
 
