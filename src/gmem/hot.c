@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "gmem/internal.h"
@@ -19,8 +20,9 @@
 
 #define WORD_BITS 64
 
-/* Pages that one call of mincore(2) tells of. */
-#define RESIDENT_STEP 65536
+/* Pages that one call of mincore(2) tells of, and bytes that are counted at a time: 1 ms. */
+#define RESIDENT_STEP  16384
+#define RESIDENT_BYTES GIB
 
 /* What gets memory in a turn, or loses it: less than a tenth of a second in pages of 4 KiB. */
 #define FILL_BYTES  (64 * MIB)
@@ -61,6 +63,7 @@ struct gmem_hot {
 	struct hot_work work;
 	unsigned windows_mapped;
 	uint32_t windows[GMEM_WINDOWS_MAX]; /* plugged blocks in each */
+	bool touched[GMEM_WINDOWS_MAX];	    /* there was, or is, something to be plugged in it */
 	_Atomic uint64_t bits[];	    /* [a] a bit for each block, set: plugged */
 };
 
@@ -277,9 +280,12 @@ static int plug_begin(struct gmem_hot *hot, gpa_t gpa, uint64_t bytes)
 		if (r < 0)
 			memory_out(hot, span.host, bytes);
 	}
-	if (!r)
-		hot->work = (struct hot_work){WORK_FILL, span, at, at + bytes, 0};
-	return r;
+	if (r < 0)
+		return r;
+	for (unsigned w = span.first; w <= span.last; w++)
+		hot->touched[w] = true;
+	hot->work = (struct hot_work){WORK_FILL, span, at, at + bytes, 0};
+	return 0;
 }
 
 /*
@@ -506,9 +512,9 @@ void gmem_hot_info(const struct gmem_hot *hot, struct gmem_hot_info *ret)
 	};
 }
 
-/* The present bytes of [@host, @host + @bytes), with room for RESIDENT_STEP answers in @pages. */
-static uint64_t range_resident(uint8_t *host, uint64_t bytes, uint8_t *pages)
+static uint64_t range_resident(uint8_t *host, uint64_t bytes)
 {
+	uint8_t pages[RESIDENT_STEP];
 	uint64_t present = 0;
 
 	for (uint64_t at = 0, step; at < bytes; at += step) {
@@ -522,28 +528,31 @@ static uint64_t range_resident(uint8_t *host, uint64_t bytes, uint8_t *pages)
 	return present * PAGE_BYTES;
 }
 
-uint64_t gmem_hot_resident(const struct gmem_hot *hot)
+bool gmem_hot_resident(const struct gmem_hot *hot, uint64_t *at, uint64_t *bytes)
 {
-	uint64_t blocks = hot->rg.bytes / hot->block_bytes, present = 0;
-	uint64_t per_window = hot->window_bytes / hot->block_bytes;
-	uint8_t *pages = malloc(RESIDENT_STEP);
+	uint64_t left;
+	unsigned w = (unsigned)(*at / hot->window_bytes);
+	struct stat st;
 
-	for (unsigned w = 0; pages && w < hot->window_count; w++) {
-		uint64_t from = w * per_window, end = from + per_window, to;
-
-		end = end > blocks ? blocks : end;
-		for (; hot->windows[w] && from < end; from = to) {
-			bool on = bits_count(hot, from, from + 1);
-
-			for (to = from + 1; to < end && !!bits_count(hot, to, to + 1) == on;)
-				to++;
-			if (on)
-				present += range_resident(hot->rg.host + from * hot->block_bytes,
-					(to - from) * hot->block_bytes, pages);
-		}
+	/* A file knows its own size, where mincore(2) would look for each page that is not there.
+	 */
+	if (hot->rg.fd >= 0 && !is_hugetlb(hot)) {
+		*at = hot->rg.bytes;
+		if (!fstat(hot->rg.fd, &st))
+			*bytes += (uint64_t)st.st_blocks * 512;
+		return false;
 	}
-	free(pages);
-	return present;
+	/* A window that is gone may have been written to since, by a device or against the rules.
+	 */
+	for (; w < hot->window_count && !hot->whole && !hot->touched[w]; w++)
+		*at = w * hot->window_bytes + window_len(hot, w);
+	if (w >= hot->window_count)
+		return false;
+	left = w * hot->window_bytes + window_len(hot, w) - *at;
+	left = left < RESIDENT_BYTES ? left : RESIDENT_BYTES;
+	*bytes += range_resident(hot->rg.host + *at, left);
+	*at += left;
+	return *at < hot->rg.bytes;
 }
 
 /* What is wrong with sizes and place of a new area, or 0. */

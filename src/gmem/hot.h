@@ -139,9 +139,11 @@ struct gmem_hot_info {
 void gmem_hot_info(const struct gmem_hot *hot, struct gmem_hot_info *ret);
 
 /*
- * Bytes of the plugged blocks that are present on the host; takes time in proportion to what is
- * plugged. Context: as gmem_hot_begin().
+ * Count the bytes that the host has present for the area, plugged or not: a part of them at a time,
+ * for 1 ms at most, which is added to *@bytes. *@at, 0 at first, goes on behind it. Windows in
+ * which nothing was ever to be plugged have none and cost no time. Returns true while there is more
+ * to count. Context: as gmem_hot_begin().
  */
-uint64_t gmem_hot_resident(const struct gmem_hot *hot);
+bool gmem_hot_resident(const struct gmem_hot *hot, uint64_t *at, uint64_t *bytes);
 
 #endif

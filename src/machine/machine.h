@@ -176,8 +176,8 @@ unsigned machine_mem_count(const struct machine *m);
 int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
 
 /*
- * Bytes of memory device @id that are plugged and present on the host; 0 when there is no such
- * device. Takes time in proportion to what is plugged. Context: the loop thread.
+ * Bytes that the host has present for memory device @id; 0 when there is no such device. Takes time
+ * in proportion to what was ever plugged. Context: the loop thread.
  */
 uint64_t machine_mem_present(struct machine *m, const char *id);
 

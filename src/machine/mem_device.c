@@ -287,8 +287,11 @@ static struct vmem *device_find(struct machine *m, const char *id)
 uint64_t machine_mem_present(struct machine *m, const char *id)
 {
 	struct vmem *dev = device_find(m, id);
+	uint64_t at = 0, bytes = 0;
 
-	return dev ? vmem_resident(dev) : 0;
+	while (dev && vmem_resident(dev, &at, &bytes))
+		;
+	return bytes;
 }
 
 int machine_mem_request(struct machine *m, const char *id, uint64_t bytes, struct kv_err *err)

@@ -423,12 +423,12 @@ void vmem_info(struct vmem *mem, struct vmem_info *ret)
 	vdev_unlock(mem->vd);
 }
 
-uint64_t vmem_resident(struct vmem *mem)
+bool vmem_resident(struct vmem *mem, uint64_t *at, uint64_t *bytes)
 {
-	uint64_t bytes;
+	bool more;
 
 	vdev_lock(mem->vd);
-	bytes = gmem_hot_resident(mem->p.hot);
+	more = gmem_hot_resident(mem->p.hot, at, bytes);
 	vdev_unlock(mem->vd);
-	return bytes;
+	return more;
 }

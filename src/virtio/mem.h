@@ -48,6 +48,6 @@ struct vmem_info {
 void vmem_info(struct vmem *mem, struct vmem_info *ret);
 
 /* gmem_hot_resident(). Context: as vmem_request(). */
-uint64_t vmem_resident(struct vmem *mem);
+bool vmem_resident(struct vmem *mem, uint64_t *at, uint64_t *bytes);
 
 #endif

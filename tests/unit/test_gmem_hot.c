@@ -86,6 +86,15 @@ static struct gmem *gmem_make(void)
 	return gm;
 }
 
+static uint64_t resident(const struct gmem_hot *hot)
+{
+	uint64_t at = 0, bytes = 0;
+
+	while (gmem_hot_resident(hot, &at, &bytes))
+		;
+	return bytes;
+}
+
 static void test_blocks(void **state)
 {
 	static const struct gmem_backing anon = {.kind = GMEM_ANON};
@@ -123,12 +132,15 @@ static void test_blocks(void **state)
 	assert_null(gmem_at(gm, BASE, BLOCK + 1));
 	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + BLOCK - 1, 1), 0x5a);
 	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + 2 * BLOCK, 1), 0x5a);
-	assert_int_equal(gmem_hot_resident(hot), 2 * BLOCK);
+	assert_int_equal(resident(hot), 2 * BLOCK);
+	/* What a guest writes against the rules is no less in use. */
+	at[3 * BLOCK] = 1;
+	assert_in_range(resident(hot), 2 * BLOCK + PAGE_BYTES, 3 * BLOCK);
 	assert_int_equal(gmem_hot_plug(hot, BASE + BLOCK, BLOCK), 0);
 	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + BLOCK, 1), 0);
 	gmem_hot_clear(hot);
 	assert_int_equal(gmem_hot_plugged(hot, BASE, BYTES), 0);
-	assert_int_equal(gmem_hot_resident(hot), 0);
+	assert_int_equal(resident(hot), 0);
 	gmem_destroy(gm);
 }
 
@@ -235,10 +247,10 @@ static void test_whole(void **state)
 	assert_int_equal(fake.bytes, MIB + BYTES);
 	assert_int_equal(gmem_hot_plug(hot, BASE + BLOCK, BLOCK), 0);
 	memset(gmem_at(gm, BASE + BLOCK, BLOCK), 1, BLOCK);
-	assert_int_equal(gmem_hot_resident(hot), BLOCK);
+	assert_int_equal(resident(hot), BLOCK);
 	assert_int_equal(gmem_hot_unplug(hot, BASE + BLOCK, BLOCK), 0);
 	assert_int_equal(gmem_hot_plug(hot, BASE + BLOCK, BLOCK), 0);
-	assert_int_equal(gmem_hot_resident(hot), 0);
+	assert_int_equal(resident(hot), 0);
 	assert_int_equal(fake.maps, 2);
 	/* One that nobody can map is not there. */
 	fake.fail_at = fake.maps + 1;
@@ -305,8 +317,9 @@ static void test_huge(void **state)
 		assert_null(gmem_at(gm, BASE, 1));
 	} else {
 		*(uint8_t *)gmem_at(gm, BASE, BLOCK) = 1;
-		assert_int_equal(gmem_hot_resident(hot), BLOCK);
+		assert_int_equal(resident(hot), BLOCK);
 		assert_int_equal(gmem_hot_unplug(hot, BASE, BLOCK), 0);
+		assert_int_equal(resident(hot), 0);
 	}
 	gmem_destroy(gm);
 }
@@ -339,11 +352,11 @@ static void test_lent(void **state)
 	assert_int_equal(gmem_hot_plug(hot, BASE + 3 * BLOCK, BLOCK), 0);
 	assert_int_equal(bank.lent, 2);
 	memset(gmem_at(gm, BASE + BLOCK, 3 * BLOCK), 0x5a, 3 * BLOCK);
-	assert_int_equal(gmem_hot_resident(hot), 3 * BLOCK);
+	assert_int_equal(resident(hot), 3 * BLOCK);
 	/* Part of a piece: its pages go, the piece stays. */
 	assert_int_equal(gmem_hot_unplug(hot, BASE + 2 * BLOCK, BLOCK), 0);
 	assert_int_equal(bank.lent, 2);
-	assert_int_equal(gmem_hot_resident(hot), 2 * BLOCK);
+	assert_int_equal(resident(hot), 2 * BLOCK);
 	assert_int_equal(gmem_hot_plug(hot, BASE + 2 * BLOCK, BLOCK), 0);
 	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + 2 * BLOCK, 1), 0);
 	assert_int_equal(*(uint8_t *)gmem_at(gm, BASE + 3 * BLOCK, 1), 0x5a);
@@ -397,13 +410,14 @@ static void test_turns(void **state)
 	assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_PLUG, BASE, 5 * BLOCK), 0);
 	while (gmem_hot_turn(hot)) {
 		turns++;
+		assert_int_equal(resident(hot), turns * BLOCK);
 		assert_null(gmem_at(gm, BASE, 1));
 		assert_int_equal(fake.bytes, MIB);
 		assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_CLEAR, 0, 0), -EBUSY);
 		assert_int_equal(gmem_hot_plug(hot, BASE + 6 * BLOCK, BLOCK), -EBUSY);
 	}
 	assert_int_equal(turns, 4);
-	assert_int_equal(gmem_hot_resident(hot), 5 * BLOCK);
+	assert_int_equal(resident(hot), 5 * BLOCK);
 	/* Cancelled before its first turn, in between, and when there is nothing to cancel. */
 	for (turns = 0; turns < 3; turns++) {
 		assert_int_equal(
@@ -417,6 +431,7 @@ static void test_turns(void **state)
 		assert_int_equal(gmem_hot_turn(hot), -ECANCELED);
 		assert_false(gmem_hot_busy(hot));
 		assert_int_equal(gmem_hot_plugged(hot, BASE, BYTES), 5 * BLOCK);
+		assert_int_equal(resident(hot), 5 * BLOCK);
 	}
 	assert_int_equal(gmem_hot_begin(hot, GMEM_HOT_UNPLUG, BASE, 5 * BLOCK), 0);
 	assert_null(gmem_at(gm, BASE, 1));
@@ -426,7 +441,51 @@ static void test_turns(void **state)
 	for (turns = 1; gmem_hot_turn(hot); turns++)
 		;
 	assert_int_equal(turns, 2 * WINDOW / BLOCK);
+	assert_int_equal(resident(hot), 0);
 	gmem_destroy(gm);
+}
+
+/* Counting takes a GiB at a time, of windows that something may be in. */
+static void test_resident(void **state)
+{
+	static const struct gmem_backing anon = {.kind = GMEM_ANON}, memfd = {.kind = GMEM_MEMFD};
+	const uint64_t window = 16 * GIB, bytes = 7 * window + window / 2;
+	struct gmem_hot_params params = {
+		.gpa = 128 * GIB,
+		.bytes = bytes,
+		.block_bytes = BLOCK,
+		.window_bytes = window,
+		.populate = true,
+		.backing = &anon,
+	};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct gmem *gm = gmem_make();
+		uint64_t at = 0, sum = 0, stray;
+		unsigned parts = 1;
+		struct gmem_hot *hot;
+		uint8_t *host;
+
+		assert_int_equal(gmem_hot_add(&hot, gm, &params, NULL), 0);
+		assert_false(gmem_hot_resident(hot, &at, &sum));
+		assert_int_equal(at, bytes);
+		assert_int_equal(sum, 0);
+		assert_int_equal(gmem_hot_plug(hot, params.gpa + window - BLOCK, 2 * BLOCK), 0);
+		assert_int_equal(gmem_hot_plug(hot, params.gpa + bytes - BLOCK, BLOCK), 0);
+		host = gmem_at(gm, params.gpa + window, 1);
+		for (at = 0; gmem_hot_resident(hot, &at, &sum);)
+			parts++;
+		assert_int_equal(sum, 3 * BLOCK);
+		assert_int_equal(parts, i ? 1 : 2 * 16 + 8);
+		/* What a device still writes into a window that is gone is seen. */
+		gmem_hot_clear(hot);
+		assert_int_equal(resident(hot), 0);
+		*host = 1;
+		stray = resident(hot);
+		assert_in_range(stray, PAGE_BYTES, BLOCK);
+		gmem_destroy(gm);
+		params.backing = &memfd;
+	}
 }
 
 int main(void)
@@ -440,6 +499,7 @@ int main(void)
 		cmocka_unit_test(test_huge),
 		cmocka_unit_test(test_lent),
 		cmocka_unit_test(test_turns),
+		cmocka_unit_test(test_resident),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
