@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /*
  * The part of HTTP/1.1 that clients of a control socket speak (RFC 9112): requests with a body of
@@ -29,10 +30,20 @@ struct http_request {
 	bool expects; /* the client waits for "100 Continue" before it sends the body */
 };
 
+/*
+ * How far a request is whose answer takes long: the handler's own, zero at first. With @more it is
+ * called again with the same request, after others had their turn.
+ */
+struct http_work {
+	bool more;
+	uint64_t at, sum;
+};
+
 /* What a handler answers. @body is JSON on the heap, or NULL; who called the handler frees it. */
 struct http_reply {
 	int status; /* 200, 204, 400 ... */
 	char *body;
+	struct http_work work;
 };
 
 /*

@@ -33,10 +33,11 @@ struct client {
 	size_t room, used;
 	char *out; /* what goes, or NULL */
 	size_t out_at, out_len;
-	bool more;	/* there may be whole requests in buf: the timer takes them on */
-	bool started;	/* a request has begun, and its time runs */
-	bool continued; /* "100 Continue" was sent for it */
-	bool closing;	/* ends when out is gone */
+	bool more;	       /* there may be whole requests in buf: the timer takes them on */
+	struct http_work work; /* how far the first of them is */
+	bool started;	       /* a request has begun, and its time runs */
+	bool continued;	       /* "100 Continue" was sent for it */
+	bool closing;	       /* ends when out is gone */
 };
 
 struct http_server {
@@ -165,7 +166,7 @@ static bool client_continue(struct client *client)
 static bool request_serve(struct client *client)
 {
 	struct http_server *server = client->server;
-	struct http_reply reply = {.status = 204};
+	struct http_reply reply = {.status = 204, .work = client->work};
 	struct http_request req;
 	const char *fault;
 	long r = http_parse(&req, client->buf, client->used, &fault);
@@ -176,7 +177,15 @@ static bool request_serve(struct client *client)
 	} else if (!r && req.expects && !client->continued) {
 		alive = client_continue(client);
 	} else if (r > 0) {
+		reply.work.more = false;
 		server->p.handle(server->p.ctx, &req, &reply);
+		client->work = reply.work;
+		if (reply.work.more) {
+			client->more = true;
+			client_await(client);
+			return false;
+		}
+		client->work = (struct http_work){0};
 		client->continued = client->started = false;
 		client->used -= (size_t)r;
 		memmove(client->buf, client->buf + r, client->used);

@@ -22,8 +22,8 @@ struct http_server_params {
 	uint64_t request_ns;  /* for a request to be complete, and for its answer to go; 0: 5 s */
 	uint64_t idle_ns;     /* that a connection may be silent between requests; 0: 60 s */
 	/*
-	 * Answer @req: fill in @reply, which is 204 without a body before. In the loop thread; must
-	 * not free the server.
+	 * Answer @req: fill in @reply, which is 204 without a body before, or do a part of that and
+	 * set @reply->work.more. In the loop thread; must not free the server.
 	 */
 	void (*handle)(void *ctx, const struct http_request *req, struct http_reply *reply);
 	void *ctx;

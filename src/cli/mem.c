@@ -35,6 +35,7 @@ struct device {
 	char id[80];
 	uint64_t max, block, requested, plugged, host, windows, mapped, refused, stall_ns;
 	bool driver;
+	bool counted; /* there is host */
 };
 
 static int id_set(void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
@@ -152,6 +153,7 @@ static void device_read(struct device *device, const json_t *object)
 		.refused = member(object, "refused"),
 		.stall_ns = member(object, "stall_max_ns"),
 		.driver = json_is_true(json_object_get(object, "driver")),
+		.counted = json_object_get(object, "host_bytes"),
 	};
 	snprintf(device->id, sizeof(device->id), "%s", id ? id : "?");
 }
@@ -216,7 +218,8 @@ static void device_print(const struct device *device)
 	printf("%s\n", size_format(device->block, a, sizeof(a)));
 	printf("  windows  %" PRIu64 " of %" PRIu64 " mapped; setting them took %.1f ms at most\n",
 		device->mapped, device->windows, (double)device->stall_ns / 1e6);
-	printf("  host     %s of memory in use\n", size_format(device->host, a, sizeof(a)));
+	if (device->counted)
+		printf("  host     %s of memory in use\n", size_format(device->host, a, sizeof(a)));
 	printf("  guest    %s; %" PRIu64 " of its requests refused\n",
 		device->driver ? "has a driver at work" : "has no driver at work", device->refused);
 }
@@ -227,12 +230,53 @@ static void json_show(const json_t *json)
 	putchar('\n');
 }
 
-static void device_show(const struct mem *mem, const struct device *device, const json_t *object)
+/* The VM is no more. */
+static bool is_gone(int r)
 {
+	return r == -ENOENT || r == -ECONNRESET || r == -EPIPE;
+}
+
+/*
+ * Ask for *@object again with the host's memory, which takes the VM a while to count: only what is
+ * shown is asked for that. When the VM has ended since, it stays as it is.
+ * Returns 0; -errno with a sentence.
+ */
+static int device_count(const struct mem *mem, json_t **object, struct kv_err *err)
+{
+	MEM_SCOPED char *text = NULL;
+	struct device device;
+	char target[120];
+	json_t *counted;
+	int r;
+
+	device_read(&device, *object);
+	snprintf(target, sizeof(target), "/hotplug/memory/%s", device.id);
+	r = ask(mem, "GET", target, NULL, &text, err);
+	if (r < 0)
+		return is_gone(r) ? 0 : r;
+	counted = text ? json_loads(text, 0, NULL) : NULL;
+	if (!json_is_object(counted)) {
+		json_decref(counted);
+		return err_set(err, -EPROTO, "%s: the answer is none that a VM gives", mem->path);
+	}
+	json_decref(*object);
+	*object = counted;
+	return 0;
+}
+
+static int device_show(const struct mem *mem, json_t **object, struct kv_err *err)
+{
+	struct device device;
+	int r = device_count(mem, object, err);
+
+	if (r < 0)
+		return r;
+	device_read(&device, *object);
 	if (mem->json)
-		json_show(object);
+		json_show(*object);
 	else
-		device_print(device);
+		device_print(&device);
+	return 0;
 }
 
 /* A change that is followed. */
@@ -337,8 +381,7 @@ static int device_wait(
 			break;
 	}
 	watch_end(&watch);
-	return r == -ENOENT || r == -ECONNRESET || r == -EPIPE ? ended_error(&watch, &first, err)
-							       : r;
+	return is_gone(r) ? ended_error(&watch, &first, err) : r;
 }
 
 /* DEVICE requested=SIZE. */
@@ -364,8 +407,25 @@ static int change(const struct mem *mem, struct kv_err *err)
 	if (!r && !mem->no_wait)
 		r = device_wait(mem, &device, &object, err);
 	if (!r)
-		device_show(mem, &device, object);
+		r = device_show(mem, &object, err);
 	json_decref(object);
+	return r;
+}
+
+/* All of @list, as JSON. */
+static int show_json(const struct mem *mem, json_t *list, struct kv_err *err)
+{
+	json_t *object;
+	size_t i;
+	int r = 0;
+
+	for (i = 0; !r && i < json_array_size(list); i++) {
+		object = json_incref(json_array_get(list, i));
+		r = device_count(mem, &object, err);
+		json_array_set_new(list, i, object);
+	}
+	if (!r)
+		json_show(list);
 	return r;
 }
 
@@ -380,19 +440,19 @@ static int show_all(const struct mem *mem, struct kv_err *err)
 	if (r < 0)
 		return r;
 	if (mem->json)
-		json_show(list);
+		r = show_json(mem, list, err);
 	else if (!json_array_size(list))
 		puts("the VM has no memory device");
 	for (i = 0; !r && !mem->json && (each = json_array_get(list, i)); i++) {
 		json_t *object = json_incref(each);
 		struct device device;
 
+		r = device_show(mem, &object, err);
 		device_read(&device, object);
-		device_print(&device);
-		if (follow && device.driver && device.plugged != device.requested) {
+		if (!r && follow && device.driver && device.plugged != device.requested) {
 			r = device_wait(mem, &device, &object, err);
 			if (!r)
-				device_print(&device);
+				r = device_show(mem, &object, err);
 		}
 		json_decref(object);
 	}
@@ -407,7 +467,7 @@ static int show_one(const struct mem *mem, struct kv_err *err)
 	int r = device_get(mem, mem->device, &device, &object, err);
 
 	if (!r)
-		device_show(mem, &device, object);
+		r = device_show(mem, &object, err);
 	json_decref(object);
 	return r;
 }

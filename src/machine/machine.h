@@ -176,10 +176,12 @@ unsigned machine_mem_count(const struct machine *m);
 int machine_mem_get(struct machine *m, unsigned i, struct machine_mem_info *ret);
 
 /*
- * Bytes that the host has present for memory device @id; 0 when there is no such device. Takes time
- * in proportion to what was ever plugged. Context: the loop thread.
+ * Count the bytes that the host has present for memory device @id, a part of them at a time, for
+ * 1 ms at most: it is added to *@bytes, and *@at, 0 at first, goes on behind it. All of it takes
+ * time in proportion to what was ever plugged.
+ * Returns true while there is more to count. Context: the loop thread.
  */
-uint64_t machine_mem_present(struct machine *m, const char *id);
+bool machine_mem_present(struct machine *m, const char *id, uint64_t *at, uint64_t *bytes);
 
 /*
  * Ask the guest to have @bytes of memory device @id plugged; it does so in its own time.

@@ -284,14 +284,11 @@ static struct vmem *device_find(struct machine *m, const char *id)
 	return NULL;
 }
 
-uint64_t machine_mem_present(struct machine *m, const char *id)
+bool machine_mem_present(struct machine *m, const char *id, uint64_t *at, uint64_t *bytes)
 {
 	struct vmem *dev = device_find(m, id);
-	uint64_t at = 0, bytes = 0;
 
-	while (dev && vmem_resident(dev, &at, &bytes))
-		;
-	return bytes;
+	return dev && vmem_resident(dev, at, bytes);
 }
 
 int machine_mem_request(struct machine *m, const char *id, uint64_t bytes, struct kv_err *err)

@@ -41,18 +41,19 @@ def mem_command(kvick):
 def device(plugged, requested, name="m0", **more):
     return {
         "id": name, "max_bytes": 16 * GIB, "block_bytes": 2 * MIB, "requested_bytes": requested * MIB,
-        "plugged_bytes": plugged * MIB, "host_bytes": plugged * MIB, "windows": 16, "windows_mapped": 1,
+        "plugged_bytes": plugged * MIB, "windows": 16, "windows_mapped": 1,
         "driver": True, "refused": 0, "stall_max_ns": 1500000, **more,
     }  # fmt: skip
 
 
 class Fake(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers GET /kvick/memory with one list after the other, the last one for ever."""
+    """Answers GET /kvick/memory with one list after the other, the last one for ever, and GET
+    /hotplug/memory/ID out of the same list, with what the host has."""
 
     daemon_threads = True
 
     def __init__(self, path, lists, fault=None):
-        self.lists, self.fault, self.asked = list(lists), fault, []
+        self.lists, self.fault, self.asked, self.counted = list(lists), fault, [], []
         super().__init__(str(path), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -74,9 +75,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def do_GET(self):
-        assert self.path == "/kvick/memory"
         lists = self.server.lists
-        self.answer(200, lists.pop(0) if len(lists) > 1 else lists[0])
+        if self.path == "/kvick/memory":
+            self.server.last = lists.pop(0) if len(lists) > 1 else lists[0]
+            self.answer(200, self.server.last)
+            return
+        [found] = [d for d in self.server.last if self.path == f"/hotplug/memory/{d['id']}"]
+        self.server.counted.append(found["id"])
+        self.answer(200, {**found, "host_bytes": found["plugged_bytes"]})
 
     def do_PATCH(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -110,7 +116,7 @@ def test_shows_all(fake, mem):
     assert "windows  1 of 16 mapped; setting them took 1.5 ms" in done.stdout
     assert "host     512M of memory in use" in done.stdout
     assert "has no driver at work; 3 of its requests refused" in done.stdout
-    assert [d["id"] for d in json.loads(mem("--json").stdout)] == ["m0", "m1"]
+    assert [(d["id"], d["host_bytes"]) for d in json.loads(mem("--json").stdout)] == [("m0", 512 * MIB), ("m1", 0)]
     assert mem("m1").stdout.startswith("m1\n")
     assert json.loads(mem("--json", "m1").stdout)["refused"] == 3
 
@@ -122,6 +128,9 @@ def test_waits_until_done(fake, mem):
     assert (done.returncode, done.stderr) == (OK, "")
     assert "plugged  1G of 1G" in done.stdout
     assert server.asked == [("/hotplug/memory/m0", {"requested_bytes": GIB})]
+    # What takes the machine long is asked for once, in the end.
+    assert "host     1G of memory in use" in done.stdout
+    assert server.counted == ["m0"]
 
 
 def test_does_not_wait(fake, mem):

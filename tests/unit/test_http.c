@@ -162,6 +162,7 @@ struct desk {
 	struct loop *loop;
 	struct http_server *server;
 	unsigned handled;
+	uint64_t turns;	     /* that an answer takes, less one */
 	size_t answer_bytes; /* of each answer's body; 0: none */
 };
 
@@ -170,7 +171,9 @@ static void desk_handle(void *ctx, const struct http_request *req, struct http_r
 	struct desk *desk = ctx;
 
 	desk->handled++;
-	if (!desk->answer_bytes)
+	assert_false(reply->work.more);
+	reply->work.more = reply->work.at++ < desk->turns;
+	if (reply->work.more || !desk->answer_bytes)
 		return;
 	reply->status = 200;
 	reply->body = malloc(desk->answer_bytes + 1);
@@ -283,6 +286,42 @@ static void test_server_pipeline(void **state)
 	assert_int_equal(count(hear(fd, buf), "HTTP/1.1 204"), 2);
 	assert_null(hear(fd, buf));
 	close(fd);
+	desk_close(&desk);
+}
+
+/* Answers that take many turns: others get theirs in between, and each request its own. */
+static void test_server_turns(void **state)
+{
+	struct desk desk;
+	char buf[4096];
+	int fd, other, gone;
+
+	desk_open(&desk, 0, 0, 0);
+	desk.turns = 1000000000;
+	fd = desk_connect(&desk);
+	gone = desk_connect(&desk);
+	say(fd, "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+	say(gone, "GET / HTTP/1.1\r\n\r\n");
+	desk_run(&desk, 20 * MS);
+	assert_string_equal(hear(fd, buf), "");
+	assert_true(desk.handled > 2);
+	close(gone);
+	other = desk_connect(&desk);
+	say(other, "rubbish\r\n\r\n");
+	desk_run(&desk, 20 * MS);
+	assert_int_equal(count(hear(other, buf), "HTTP/1.1 400"), 1);
+	assert_string_equal(hear(fd, buf), "");
+	desk.turns = 0;
+	desk_run(&desk, 20 * MS);
+	assert_int_equal(count(hear(fd, buf), "HTTP/1.1 204"), 2);
+	desk.handled = 0;
+	desk.turns = 9;
+	say(fd, "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+	desk_run(&desk, 20 * MS);
+	assert_int_equal(count(hear(fd, buf), "HTTP/1.1 204"), 2);
+	assert_int_equal(desk.handled, 2 * 10);
+	close(fd);
+	close(other);
 	desk_close(&desk);
 }
 
@@ -553,6 +592,7 @@ int main(void)
 		cmocka_unit_test(test_parse_long),
 		cmocka_unit_test(test_fault),
 		cmocka_unit_test(test_server_pipeline),
+		cmocka_unit_test(test_server_turns),
 		cmocka_unit_test(test_server_refuses),
 		cmocka_unit_test(test_server_slow),
 		cmocka_unit_test(test_server_deaf),
