@@ -60,12 +60,25 @@ static bool legacy_wanted(const struct vm_config *config)
 
 static int slot_map(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes, void *host)
 {
-	return kvm_slot_set(ctx, region, gpa, bytes, host, 0);
+	struct machine *m = ctx;
+
+	return kvm_slot_set(m->vm, region, gpa, bytes, host, 0);
 }
 
 static void slot_unmap(void *ctx, unsigned region, gpa_t gpa, uint64_t bytes)
 {
-	kvm_slot_set(ctx, region, gpa, 0, NULL, 0);
+	struct machine *m = ctx;
+	int r = kvm_slot_set(m->vm, region, gpa, 0, NULL, 0);
+	char size[24];
+
+	/* Nothing goes wrong but the books: the same slot may be set again. */
+	if (!r || m->told_stuck)
+		return;
+	m->told_stuck = true;
+	log_msg(m->p.log, LOG_LEVEL_WARN,
+		"memory: KVM keeps the slot of %s at 0x%" PRIx64
+		" that was to go (%s); what the guest writes there stays in use",
+		size_format(bytes, size, sizeof(size)), gpa, err_text(r));
 }
 
 static int vm_build(struct machine *m, struct kv_err *err)
@@ -89,7 +102,7 @@ static int vm_build(struct machine *m, struct kv_err *err)
 	if (r < 0)
 		return r;
 	/* Slots before any interrupt controller: 0.1 ms instead of 7 (docs/performance.md). */
-	slots.ctx = m->vm;
+	slots.ctx = m;
 	r = gmem_listen(m->gm, &slots);
 	if (r < 0)
 		return err_set(err, r, "KVM refused the guest's memory: %s", err_text(r));

@@ -57,6 +57,7 @@ struct machine {
 	gpa_t initrd_gpa;	     /* [c] 0: none */
 	struct kvm_vm *vm;	     /* [c] */
 	bool listening;		     /* [c] gmem tells the VM of memory */
+	bool told_stuck;	     /* KVM kept a slot, and the log says so */
 	enum kvm_irqchip_kind irqchip_kind;
 	unsigned pins;		 /* [c] of the I/O APIC */
 	struct bus *bus;	 /* [c] */

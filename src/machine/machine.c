@@ -152,7 +152,7 @@ void machine_destroy(struct machine *m)
 	bus_destroy(m->bus);
 	/* The VM goes as a whole: deleting its slots one by one would cost a grace period each. */
 	if (m->listening)
-		gmem_forget(m->gm, m->vm);
+		gmem_forget(m->gm, m);
 	kvm_vm_destroy(m->vm);
 	if (m->gm && m->p.memory_over)
 		m->p.memory_over(m->p.ctx, m->gm);
