@@ -29,7 +29,7 @@ struct fill_thread {
 	struct gmem_fill *fill;
 	unsigned index;
 	pthread_t thread;
-	_Atomic pid_t tid; /* [a] 0: it has not begun; only of gmem_fill_start() */
+	_Atomic pid_t tid; /* [a] 0: it has not begun; only of the background's */
 };
 
 struct gmem_fill {
@@ -39,17 +39,19 @@ struct gmem_fill {
 	uint64_t total_bytes;			   /* [c] of the pieces that are no image */
 	uint64_t nodes;				   /* [c] */
 	bool touch;				   /* [c] */
-	bool idle;				   /* [c] once started: gmem_fill_start() */
+	bool idle;				   /* [c] once started: gmem_fill_ready() */
 	unsigned threads_asked;			   /* [c] 0: thread_count is our own choice */
-	unsigned thread_count;			   /* [c] */
+	unsigned thread_count;			   /* [c] and as many slices */
 	unsigned started;			   /* threads to join; the owner's */
 	struct fill_thread *threads;		   /* [c] once started */
 	void (*done)(void *ctx, int result);	   /* [c] */
 	void *done_ctx;				   /* [c] */
 	_Atomic uint64_t done_bytes;		   /* [a] */
-	pthread_mutex_t lock;			   /* guards working; taken last */
-	pthread_cond_t ended;			   /* working went down */
-	unsigned working;   /* [lock] threads that have not ended their slice */
+	_Atomic unsigned slices_begun;		   /* [a] may count further than there are */
+	pthread_mutex_t lock;			   /* guards what follows; taken last */
+	pthread_cond_t changed;			   /* slices_left or begun */
+	unsigned slices_left;			   /* [lock] that have not ended */
+	bool begun;	    /* [lock] the background's threads need not wait */
 	_Atomic int result; /* [a] the first failure */
 	_Atomic bool stop;  /* [a] */
 };

@@ -95,7 +95,7 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
 		fill->nodes |= gm->regions[i].backing.nodes;
 	gmem_pieces_find(fill, gm);
 	pthread_mutex_init(&fill->lock, NULL);
-	pthread_cond_init(&fill->ended, NULL);
+	pthread_cond_init(&fill->changed, NULL);
 	r = gmem_room_check(
 		unreserved_bytes(fill), nodes_all(gm), "memory: populate", "populate=none", err);
 	if (r < 0) {
@@ -107,6 +107,7 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
 	fill->thread_count = opts->threads ? opts->threads : threads_choose(fill);
 	if (fill->thread_count > GMEM_THREADS_MAX)
 		fill->thread_count = GMEM_THREADS_MAX;
+	fill->slices_left = fill->thread_count;
 	*ret = fill;
 	return 0;
 }
@@ -221,32 +222,40 @@ static void result_note(struct gmem_fill *fill, int r)
 	atomic_store(&fill->stop, true);
 }
 
-/* A thread has ended its slice. Returns true for the last one. */
-static bool thread_ended(struct gmem_fill *fill)
+/* A slice has ended. Returns true for the last one. */
+static bool slice_ended(struct gmem_fill *fill)
 {
 	bool last;
 
 	pthread_mutex_lock(&fill->lock);
-	last = --fill->working == 0;
-	pthread_cond_signal(&fill->ended);
+	last = --fill->slices_left == 0;
+	pthread_cond_signal(&fill->changed);
 	pthread_mutex_unlock(&fill->lock);
 	return last;
 }
 
-static void thread_fill(struct fill_thread *thread)
+/*
+ * Populate slices that nobody has begun until there are none, so that threads which could not be
+ * started leave nothing behind. Returns true when the last of all slices ended here.
+ */
+static bool slices_run(struct gmem_fill *fill, const struct gmem_watch *watch)
 {
-	struct gmem_fill *fill = thread->fill;
+	bool last = false;
+	unsigned part;
 
-	node_pin(fill, thread->index);
-	result_note(fill, slice_run(fill, thread->index, fill->thread_count, NULL));
+	while ((part = atomic_fetch_add(&fill->slices_begun, 1)) < fill->thread_count) {
+		result_note(fill, slice_run(fill, part, fill->thread_count, watch));
+		last = slice_ended(fill);
+	}
+	return last;
 }
 
 static void *worker_main(void *arg)
 {
 	struct fill_thread *thread = arg;
 
-	thread_fill(thread);
-	thread_ended(thread->fill);
+	node_pin(thread->fill, thread->index);
+	slices_run(thread->fill, NULL);
 	return NULL;
 }
 
@@ -261,9 +270,13 @@ static void *background_main(void *arg)
 	/* Neither may fail for a thread that steps down; if it did, it would only be impolite. */
 	sched_setscheduler(0, SCHED_IDLE, &none);
 	setpriority(PRIO_PROCESS, (id_t)gettid(), NICE_LOWEST);
+	node_pin(fill, thread->index);
 	pthread_setname_np(pthread_self(), "kvick populate");
-	thread_fill(thread);
-	if (!thread_ended(fill) || !fill->done)
+	pthread_mutex_lock(&fill->lock);
+	while (!fill->begun)
+		pthread_cond_wait(&fill->changed, &fill->lock);
+	pthread_mutex_unlock(&fill->lock);
+	if (!slices_run(fill, NULL) || !fill->done)
 		return NULL;
 	r = atomic_load(&fill->result);
 	if (r != -ECANCELED)
@@ -272,47 +285,39 @@ static void *background_main(void *arg)
 }
 
 /*
- * Start threads for the slices from @first, which take no signals; fill->started counts them.
- * Returns 0 or -errno.
+ * Start the threads from the @first, which take no signals; fill->started counts them.
+ * Returns 0 or -errno, with those that could be started.
  */
 static int threads_start(struct gmem_fill *fill, unsigned first, void *(*start)(void *))
 {
-	int r = 0;
-
 	fill->threads = calloc(fill->thread_count, sizeof(*fill->threads));
 	if (!fill->threads)
 		return -ENOMEM;
-	/* None but the last of all may take itself for the last. */
-	fill->working = fill->thread_count - first;
 	for (unsigned i = first; i < fill->thread_count; i++) {
 		struct fill_thread *thread = &fill->threads[fill->started];
+		int r;
 
 		*thread = (struct fill_thread){.fill = fill, .index = i};
 		r = thread_start(&thread->thread, STACK_BYTES, 0, start, thread);
 		if (r < 0)
-			break;
+			return r;
 		fill->started++;
 	}
-	if (r < 0) {
-		pthread_mutex_lock(&fill->lock);
-		fill->working -= fill->thread_count - first - fill->started;
-		pthread_mutex_unlock(&fill->lock);
-	}
-	return r;
+	return 0;
 }
 
-/* Tell @watch until all threads have ended their slices. */
+/* Tell @watch until all slices have ended. */
 static void threads_watch(struct gmem_fill *fill, const struct gmem_watch *watch)
 {
 	pthread_mutex_lock(&fill->lock);
-	while (fill->working) {
+	while (fill->slices_left) {
 		struct timespec until;
 
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += TICK_NS;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
-		if (pthread_cond_clockwait(&fill->ended, &fill->lock, CLOCK_MONOTONIC, &until) !=
+		if (pthread_cond_clockwait(&fill->changed, &fill->lock, CLOCK_MONOTONIC, &until) !=
 			ETIMEDOUT)
 			continue;
 		pthread_mutex_unlock(&fill->lock);
@@ -372,10 +377,7 @@ int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct
 	pin = pin && !sched_getaffinity(0, sizeof(own), &own);
 	if (pin)
 		node_pin(fill, 0);
-	result_note(fill, slice_run(fill, 0, fill->thread_count, watch));
-	/* Slices that got no thread. */
-	for (unsigned i = fill->started + 1; i < fill->thread_count; i++)
-		result_note(fill, slice_run(fill, i, fill->thread_count, watch));
+	slices_run(fill, watch);
 	if (pin)
 		sched_setaffinity(0, sizeof(own), &own);
 	if (watch)
@@ -385,16 +387,36 @@ int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct
 	return r < 0 ? fill_failed(fill, r, err) : 0;
 }
 
-int gmem_fill_start(
-	struct gmem_fill *fill, void (*done)(void *ctx, int result), void *ctx, struct kv_err *err)
+int gmem_fill_ready(struct gmem_fill *fill, struct kv_err *err)
 {
 	int r;
 
-	fill->done = done;
-	fill->done_ctx = ctx;
 	fill->idle = true;
+	if (!fill->threads_asked)
+		return 0;
 	r = threads_start(fill, 0, background_main);
 	return r < 0 ? threads_failed(fill, r, err) : 0;
+}
+
+/* Threads that wait begin. */
+static void threads_let(struct gmem_fill *fill)
+{
+	pthread_mutex_lock(&fill->lock);
+	fill->begun = true;
+	pthread_cond_broadcast(&fill->changed);
+	pthread_mutex_unlock(&fill->lock);
+}
+
+int gmem_fill_start(struct gmem_fill *fill, void (*done)(void *ctx, int result), void *ctx)
+{
+	int r = 0;
+
+	fill->done = done;
+	fill->done_ctx = ctx;
+	threads_let(fill);
+	if (!fill->threads_asked)
+		r = threads_start(fill, 0, background_main);
+	return fill->started ? 0 : r;
 }
 
 int gmem_fill_part(struct gmem_fill *fill, unsigned part, unsigned parts, struct kv_err *err)
@@ -426,10 +448,12 @@ void gmem_fill_destroy(struct gmem_fill *fill)
 	if (!fill)
 		return;
 	gmem_fill_stop(fill);
-	if (fill->idle)
+	if (fill->idle) {
+		threads_let(fill);
 		threads_hurry(fill);
+	}
 	threads_join(fill);
-	pthread_cond_destroy(&fill->ended);
+	pthread_cond_destroy(&fill->changed);
 	pthread_mutex_destroy(&fill->lock);
 	free(fill->threads);
 	free(fill);

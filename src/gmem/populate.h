@@ -57,12 +57,20 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
 int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct kv_err *err);
 
 /*
- * Populate everything in threads of the lowest priority. @done (or NULL) is called once by the
- * last of them, when it was not stopped, with 0 or -errno.
- * Returns 0; -EAGAIN. Context: once for a fill; ended by gmem_fill_destroy().
+ * Make ready for gmem_fill_start(): the threads that were asked for are started, and wait.
+ * Returns 0; -EAGAIN and others with a sentence (they cannot be). Context: once for a fill; ended
+ * by gmem_fill_destroy().
  */
-int gmem_fill_start(
-	struct gmem_fill *fill, void (*done)(void *ctx, int result), void *ctx, struct kv_err *err);
+int gmem_fill_ready(struct gmem_fill *fill, struct kv_err *err);
+
+/*
+ * Populate everything in threads of the lowest priority: those that wait, or where none were asked
+ * for, as many as can be started now. @done (or NULL) is called once by the last of them, when it
+ * was not stopped, with 0 or -errno.
+ * Returns 0; -EAGAIN and others: not one thread can be started, and @done is not called.
+ * Context: once for a fill, after gmem_fill_ready(); ended by gmem_fill_destroy().
+ */
+int gmem_fill_start(struct gmem_fill *fill, void (*done)(void *ctx, int result), void *ctx);
 
 /*
  * Populate slice @part of @parts, in the calling thread.
@@ -73,14 +81,14 @@ int gmem_fill_part(struct gmem_fill *fill, unsigned part, unsigned parts, struct
 /* Make all work on @fill end soon, with -ECANCELED. NULL is allowed. Context: any thread. */
 void gmem_fill_stop(struct gmem_fill *fill);
 
-/* Stop, wait for the threads of gmem_fill_start(), free. NULL is allowed. */
+/* Stop, wait for the threads in the background, free. NULL is allowed. */
 void gmem_fill_destroy(struct gmem_fill *fill);
 
 /* Bytes of fresh pages there are to populate, and how many of them are. Context: any thread. */
 uint64_t gmem_fill_total(const struct gmem_fill *fill);
 uint64_t gmem_fill_done(const struct gmem_fill *fill);
 
-/* How many threads gmem_fill_run() and gmem_fill_start() use. */
+/* How many threads gmem_fill_run() and gmem_fill_start() use, if they can be started. */
 unsigned gmem_fill_threads(const struct gmem_fill *fill);
 
 #endif

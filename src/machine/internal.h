@@ -103,10 +103,17 @@ int machine_ram_add(struct machine *m, struct kv_err *err);
 int machine_populate(struct machine *m, struct kv_err *err);
 
 /*
- * memory.c: the vCPUs run: begin to populate in the background where that is wanted.
+ * memory.c: before the vCPUs run: start the threads that were asked for to populate in the
+ * background.
  * Returns 0 or -errno with a sentence.
  */
-int machine_fill_start(struct machine *m, struct kv_err *err);
+int machine_fill_ready(struct machine *m, struct kv_err *err);
+
+/*
+ * memory.c: the vCPUs run: begin to populate in the background where that is wanted. With no thread
+ * to be had, that is a warning.
+ */
+void machine_fill_start(struct machine *m);
 
 /*
  * memory.c: populate a vCPU's slice where that is wanted. Returns false when the vCPU shall not

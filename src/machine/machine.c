@@ -48,6 +48,8 @@ int machine_start(struct machine *m, struct kv_err *err)
 {
 	int r = machine_threads_run(m, err);
 
+	if (!r)
+		r = machine_fill_ready(m, err);
 	if (r < 0)
 		return r;
 	gmem_files_keep(m->gm);
@@ -58,7 +60,8 @@ int machine_start(struct machine *m, struct kv_err *err)
 		if (r < 0)
 			return r;
 	}
-	return machine_fill_start(m, err);
+	machine_fill_start(m);
+	return 0;
 }
 
 /* Devices' threads and vCPUs go on. */

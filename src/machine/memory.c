@@ -73,12 +73,24 @@ static void background_done(void *ctx, int result)
 			(unsigned long long)(gmem_fill_done(m->fill) / MIB), err_text(result));
 }
 
-int machine_fill_start(struct machine *m, struct kv_err *err)
+int machine_fill_ready(struct machine *m, struct kv_err *err)
 {
+	return m->populate == GMEM_POPULATE_BACKGROUND ? gmem_fill_ready(m->fill, err) : 0;
+}
+
+void machine_fill_start(struct machine *m)
+{
+	int r;
+
 	if (m->populate != GMEM_POPULATE_BACKGROUND)
-		return 0;
+		return;
 	timeline_mark(m->p.tl, MARK_POPULATE_BEGIN);
-	return gmem_fill_start(m->fill, background_done, m, err);
+	r = gmem_fill_start(m->fill, background_done, m);
+	if (r < 0)
+		log_msg(m->p.log, LOG_LEVEL_WARN,
+			"memory: populate=background: no thread can be started (%s; see ulimit -u "
+			"and pids.max of the control group); memory comes as the guest touches it",
+			err_text(r));
 }
 
 bool machine_fill_vcpu(struct machine *m, unsigned index)

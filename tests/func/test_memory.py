@@ -384,34 +384,76 @@ def test_full_file_system(kvick, flat, tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
-@pytest.fixture(name="in_group")
-def limited_control_group(kvick, flat):
-    """Runs a machine with the memory given in a control group that has a limit of 64 MiB."""
+@contextlib.contextmanager
+def control_group(controller, *limits):
+    """A control group of this controller, of either version. Yields its folder and the one of these
+    files of it that there is, its limit."""
     group = next(
-        (p for p in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()), None
+        (p for p in (f"/sys/fs/cgroup/{controller}", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()), None
     )
     path = Path(group or "/nonexistent", "kvick-test")
     try:
         path.mkdir()
     except OSError as e:
         pytest.skip(f"no control group can be made: {e}")
-
-    def go(memory):
-        return subprocess.run(
-            ["sh", "-c", script, "sh", kvick, "run", "--memory", memory, flat / "signal.pvh.elf"],
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-
     try:
-        limit = path / "memory.limit_in_bytes"
-        limit = limit if limit.exists() else path / "memory.max"
-        if not limit.exists():
-            pytest.skip("the memory controller is not enabled")
+        limit = next((path / name for name in limits if (path / name).exists()), None)
+        if not limit:
+            pytest.skip(f"the {controller} controller is not enabled")
+        yield path, limit
+    finally:
+        for pid in (path / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        until(lambda: not (path / "cgroup.procs").read_text(), "the end of all in the group")
+        path.rmdir()
+
+
+@pytest.fixture(name="in_group")
+def limited_control_group(kvick, flat):
+    """Runs a machine with the memory given in a control group that has a limit of 64 MiB."""
+    with control_group("memory", "memory.limit_in_bytes", "memory.max") as (path, limit):
         limit.write_text(str(64 * MIB))
         script = f'echo $$ > {path}/cgroup.procs && exec "$@"'
+
+        def go(memory):
+            return subprocess.run(
+                ["sh", "-c", script, "sh", kvick, "run", "--memory", memory, flat / "signal.pvh.elf"],
+                capture_output=True, text=True, timeout=30, check=False,
+            )  # fmt: skip
+
         yield go
-    finally:
-        path.rmdir()
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_short_of_threads(flat, start):
+    """Threads that were asked for and cannot be had are an error before the guest begins; without
+    threads= the VM runs, and what threads there are populate everything."""
+    with control_group("pids", "pids.max") as (path, limit):
+
+        def confined(memory):
+            return start(
+                *("--memory", memory, flat / "echo.pvh.elf"),
+                preexec_fn=lambda: (path / "cgroup.procs").write_text(str(os.getpid())),
+            )
+
+        vm = confined("256M")
+        vm.expect("echo ready")
+        # KVM's own thread is among them.
+        needed = int((path / "pids.current").read_text())
+        vm.send("q")
+        assert vm.wait() == OK
+        limit.write_text(str(needed + 1))
+        vm = confined("256M,populate=background")
+        vm.expect("echo ready")
+        until(lambda: present(vm.pid) > 255 * MIB, "population", timeout=60)
+        vm.send("q")
+        assert vm.wait() == OK
+        assert vm.err == ""
+        vm = confined("256M,populate=background,threads=8")
+        assert vm.wait() == START
+        assert "memory: populate: 8 threads cannot be started" in vm.err and vm.err.count("\n") == 1
+        assert vm.out == ""
 
 
 @pytest.mark.usefixtures("kvm_host")

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -292,6 +293,14 @@ static void background_done(void *ctx, int result)
 	pthread_mutex_unlock(&bg->lock);
 }
 
+static void background_wait(struct background *bg)
+{
+	pthread_mutex_lock(&bg->lock);
+	while (!bg->calls)
+		pthread_cond_wait(&bg->changed, &bg->lock);
+	pthread_mutex_unlock(&bg->lock);
+}
+
 static void test_background(void **state)
 {
 	struct background bg = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 1};
@@ -299,11 +308,12 @@ static void test_background(void **state)
 	struct gmem_fill *fill = fill_make(gm, 3, false);
 	struct kv_err err = {0};
 
-	assert_int_equal(gmem_fill_start(fill, background_done, &bg, &err), 0);
-	pthread_mutex_lock(&bg.lock);
-	while (!bg.calls)
-		pthread_cond_wait(&bg.changed, &bg.lock);
-	pthread_mutex_unlock(&bg.lock);
+	assert_int_equal(gmem_fill_ready(fill, &err), 0);
+	/* Its threads wait. */
+	assert_int_equal(fill->started, 3);
+	assert_int_equal(gmem_fill_done(fill), 0);
+	assert_int_equal(gmem_fill_start(fill, background_done, &bg), 0);
+	background_wait(&bg);
 	gmem_fill_destroy(fill);
 	assert_int_equal(bg.calls, 1);
 	assert_int_equal(bg.result, 0);
@@ -313,10 +323,15 @@ static void test_background(void **state)
 	gm = ram_make(NULL, GIB, 0);
 	fill = fill_make(gm, 2, false);
 	bg.calls = 0;
-	assert_int_equal(gmem_fill_start(fill, background_done, &bg, &err), 0);
+	assert_int_equal(gmem_fill_ready(fill, &err), 0);
+	assert_int_equal(gmem_fill_start(fill, background_done, &bg), 0);
 	gmem_fill_destroy(fill);
 	assert_int_equal(bg.calls, 0);
 	assert_true(present(gmem_at(gm, 0, GIB), GIB) < GIB / 4096);
+	/* And before it began. */
+	fill = fill_make(gm, 2, false);
+	assert_int_equal(gmem_fill_ready(fill, &err), 0);
+	gmem_fill_destroy(fill);
 	gmem_destroy(gm);
 	gmem_fill_destroy(NULL);
 	gmem_fill_stop(NULL);
@@ -338,6 +353,14 @@ static void test_too_much(void **state)
 	gmem_destroy(gm);
 }
 
+/* Be a user who has nothing else, where that can be, and may still read /proc/self. */
+static bool user_be(void)
+{
+	if (geteuid())
+		return true;
+	return !setuid(10000 + (uid_t)getpid() % 50000) && !prctl(PR_SET_DUMPABLE, 1);
+}
+
 /* More threads than a user may have. */
 static int threads_child(void)
 {
@@ -347,8 +370,8 @@ static int threads_child(void)
 	struct kv_err err = {0};
 	struct gmem *gm;
 
-	if ((!geteuid() && setuid(65533) < 0) || setrlimit(RLIMIT_NPROC, &limit) < 0 ||
-		gmem_create(&gm, NULL) < 0 || gmem_add_ram(gm, 0, 256 * MIB, &err) < 0 ||
+	if (!user_be() || setrlimit(RLIMIT_NPROC, &limit) < 0 || gmem_create(&gm, NULL) < 0 ||
+		gmem_add_ram(gm, 0, 256 * MIB, &err) < 0 ||
 		gmem_fill_create(&fill, gm, &opts, &err) < 0)
 		return 1;
 	if (gmem_fill_run(fill, NULL, &err) != -EAGAIN || !strstr(err.text, "8 threads"))
@@ -363,17 +386,102 @@ static int threads_child(void)
 	return 0;
 }
 
+static void *nothing_main(void *arg)
+{
+	return arg;
+}
+
+/* Let this user have one more thread. Returns false when there is no such limit. */
+static bool threads_leave_one(void)
+{
+	struct rlimit limit;
+	pthread_t thread;
+
+	if (getrlimit(RLIMIT_NPROC, &limit) < 0)
+		return false;
+	for (limit.rlim_cur = 1; limit.rlim_cur < 50000; limit.rlim_cur++) {
+		if (setrlimit(RLIMIT_NPROC, &limit) < 0)
+			return false;
+		if (pthread_create(&thread, NULL, nothing_main, NULL))
+			continue;
+		pthread_join(thread, NULL);
+		return true;
+	}
+	return false;
+}
+
+/* Room for one thread of the four that we would choose, or that were asked for. */
+static int background_child(void)
+{
+	struct background bg = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 1};
+	struct gmem_backing backing = {.kind = GMEM_ANON, .thp = GMEM_OFF};
+	struct gmem_fill_opts opts = {.threads = 4};
+	struct gmem *gm = ram_make(&backing, 64 * MIB, 0);
+	bool alone = !geteuid();
+	struct gmem_fill *fill;
+	struct kv_err err = {0};
+
+	if (!user_be() || !threads_leave_one())
+		return 1;
+	if (gmem_fill_create(&fill, gm, &opts, &err) < 0 || gmem_fill_ready(fill, &err) != -EAGAIN)
+		return 2;
+	if (!strstr(err.text, "4 threads"))
+		return 3;
+	gmem_fill_destroy(fill);
+	if (present(gmem_at(gm, 0, 64 * MIB), 64 * MIB))
+		return 4;
+	opts.threads = 0;
+	if (gmem_fill_create(&fill, gm, &opts, &err) < 0)
+		return 5;
+	/* As on a host with more CPUs and memory. */
+	fill->thread_count = fill->slices_left = 4;
+	if (gmem_fill_ready(fill, &err) < 0 || gmem_fill_start(fill, background_done, &bg) < 0)
+		return alone ? 6 : 0; /* others of this user took the room */
+	if (alone && fill->started != 1)
+		return 7;
+	background_wait(&bg);
+	if (bg.calls != 1 || bg.result || gmem_fill_done(fill) != 64 * MIB ||
+		present(gmem_at(gm, 0, 64 * MIB), 64 * MIB) != 64 * MIB / 4096)
+		return 8;
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+	return 0;
+}
+
+/* No thread at all: the caller hears of it, and the memory comes when it is touched. */
+static int nothing_child(void)
+{
+	struct background bg = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 1};
+	struct gmem *gm = ram_make(NULL, 64 * MIB, 0);
+	struct gmem_fill *fill = fill_make(gm, 0, false);
+	struct rlimit limit = {1, 1};
+	struct kv_err err = {0};
+
+	if (!user_be() || setrlimit(RLIMIT_NPROC, &limit) < 0)
+		return 1;
+	if (gmem_fill_ready(fill, &err) < 0 ||
+		gmem_fill_start(fill, background_done, &bg) != -EAGAIN || bg.calls)
+		return 2;
+	gmem_fill_destroy(fill);
+	gmem_destroy(gm);
+	return 0;
+}
+
 static void test_threads_limit(void **state)
 {
-	pid_t pid = fork();
-	int status;
+	static int (*const children[])(void) = {threads_child, background_child, nothing_child};
 
-	assert_true(pid >= 0);
-	if (!pid)
-		_exit(threads_child());
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
+	for (size_t i = 0; i < ARRAY_LEN(children); i++) {
+		pid_t pid = fork();
+		int status;
+
+		assert_true(pid >= 0);
+		if (!pid)
+			_exit(children[i]());
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+	}
 }
 
 /* The memory of nodes, as the kernel tells it. What is on a full node: tests/func. */
