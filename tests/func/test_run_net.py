@@ -162,6 +162,13 @@ def test_tap(host, tap, vhost):
     assert "02:00:00:00:77:02\n1400\n" in done.stdout
 
 
+@both
+def test_tap_handed_over(host, tap, vhost):
+    """A TCP stream each way over a tap that another program opened and left to kvick."""
+    before = (host.put_program("tap"), tap)
+    transfer(host, 4, args=("--net", f"fd=7,vhost={vhost}"), before=before)
+
+
 @ways
 def test_tap_unbound_and_bound_again(host, tap, vhost):
     """The device comes back from a driver that left, and works."""
