@@ -6,9 +6,10 @@ import re
 import signal
 
 import pytest
+from hugepages import emulated_huge_pages
 from images import NEXT, next_kernel
 from linux_vm import MIB, MOVABLE, PAUSE, RESUME, cycles, large_linux_vms  # noqa: F401 (a fixture)
-from places import text
+from places import Emulated, text
 from vm import until
 
 # The most that the host keeps of memory that was given back, MiB.
@@ -73,8 +74,13 @@ def test_grows_and_shrinks_soak(large_vm, request):
     round_trips(large_vm, [2816] * rounds)
 
 
+def shmem_mib(tb):
+    """What the emulated host has in memfds and the like."""
+    return int(re.search(r"Shmem:\s+(\d+) kB", text(tb.run(["cat", "/proc/meminfo"]).stdout))[1]) >> 10
+
+
 @pytest.mark.limit(200)
-def test_two_devices(large_vm):
+def test_two_devices(large_testbed, large_vm):
     """Each by itself, and what one gives back the other does not lose."""
     vm = large_vm(
         ["memwait 400 512", "memtest all", "echo tested", "memwait 300 384", "memtest all", "echo again",
@@ -83,6 +89,7 @@ def test_two_devices(large_vm):
         "id=b,max=8G,dynamic-memslots=off,backing=memfd,node=1",
     )  # fmt: skip
     vm.expect("kvick-init: user space")
+    before = shmem_mib(large_testbed)
     vm.resize("a", 128)
     vm.resize("b", 128)
     vm.expect("tested")
@@ -91,10 +98,33 @@ def test_two_devices(large_vm):
     vm.expect("again")
     emptied(vm, "a")
     assert vm.device("b")["host_bytes"] > 96 * MIB
+    assert shmem_mib(large_testbed) > before + 96
     vm.resize("b", 0)
+    emptied(vm, "b")
+    assert shmem_mib(large_testbed) < before + 4
     vm.release("a", 128)
     vm.end(8)
     assert vm.job.stderr == b""
+
+
+@pytest.mark.limit(200)
+def test_huge_pages(large_testbed, large_vm):
+    """Huge pages are taken when blocks are plugged; when there are none, the guest goes on without. They
+    come back, and none stays reserved, while the guest runs."""
+    linux = Emulated(large_testbed)
+    with emulated_huge_pages(linux, 2048, 160) as free:
+        vm = large_vm(
+            ["memwait 360 420", "memtest all", "echo tested", "memwait 100 128", "memwait 200 256"],
+            "--memory", "128M", "--mem-device", "id=m0,max=1G,requested=512M,backing=hugetlb-2m",
+        )  # fmt: skip
+        vm.expect("tested")
+        assert free() < 160 - 64
+        vm.resize("m0", 0)
+        emptied(vm, "m0")
+        pages = "/sys/kernel/mm/hugepages/hugepages-2048kB"
+        assert (free(), int(linux.run("cat", f"{pages}/resv_hugepages").stdout)) == (160, 0)
+        vm.release("m0", 128)
+        vm.end(5)
 
 
 @pytest.mark.limit(200)

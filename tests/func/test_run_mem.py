@@ -8,9 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hugepages import emulated_huge_pages
 from linux_vm import MOVABLE
-from places import Emulated
 from pools import pool_factory  # noqa: F401 (a fixture)
 from test_run_linux import boot, booted
 from vm import OK, START, USAGE, run
@@ -134,13 +132,3 @@ def test_plugged_at_boot(linux, mode):
 def test_found_without_acpi(linux, place):
     args = ("--memory", "128M", "--mem-device", "max=1G,requested=128M,node=1")
     booted(boot(linux, commands="memwait 200 256", append=place, args=args), 1)
-
-
-def test_huge_pages(large_testbed):
-    """Huge pages are taken when blocks are plugged; when there are none, the guest goes on without."""
-    linux = Emulated(large_testbed)
-    args = ("--memory", "128M", "--mem-device", "max=1G,requested=512M,backing=hugetlb-2m")
-    with emulated_huge_pages(linux, 2048, 160) as free:
-        done = boot(linux, commands="memwait 360 420;memtest all", append=MOVABLE, args=args)
-        booted(done, 2)
-        assert free() == 160

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -300,6 +301,22 @@ static void test_add_errors(void **state)
 	gmem_destroy(gm);
 }
 
+/* Bytes in huge pages that this process has. */
+static uint64_t huge_held(void)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	unsigned long long kib = 0;
+	char line[256];
+	bool found = false;
+
+	assert_non_null(f);
+	while (!found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "HugetlbPages: %llu kB", &kib) == 1;
+	fclose(f);
+	assert_true(found);
+	return kib * KIB;
+}
+
 /* Without huge pages on this host there are none to plug; with some, they come and go. */
 static void test_huge(void **state)
 {
@@ -318,8 +335,10 @@ static void test_huge(void **state)
 	} else {
 		*(uint8_t *)gmem_at(gm, BASE, BLOCK) = 1;
 		assert_int_equal(resident(hot), BLOCK);
+		assert_int_equal(huge_held(), BLOCK);
 		assert_int_equal(gmem_hot_unplug(hot, BASE, BLOCK), 0);
 		assert_int_equal(resident(hot), 0);
+		assert_int_equal(huge_held(), 0);
 	}
 	gmem_destroy(gm);
 }
