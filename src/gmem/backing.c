@@ -45,6 +45,11 @@ bool gmem_is_hugetlb(enum gmem_backing_kind kind)
 	return kind == GMEM_HUGETLB_2M || kind == GMEM_HUGETLB_1G;
 }
 
+bool gmem_is_bound(const struct gmem_backing *backing)
+{
+	return backing->nodes && gmem_is_hugetlb(backing->kind);
+}
+
 /* The page size of hugetlbfs when @fd lies there, else a base page. */
 static uint64_t fd_page_bytes(int fd)
 {
@@ -92,26 +97,65 @@ int gmem_backing_valid(const struct gmem_backing *backing, uint64_t total_bytes,
 	return 0;
 }
 
-static int huge_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
+/* Of @need huge pages, only @have @are ("free"). Returns -ENOMEM. */
+static int huge_missing(const struct gmem_backing *backing, uint64_t need, uint64_t have,
+	const char *are, struct kv_err *err)
 {
-	uint64_t page = gmem_page_bytes(backing), need = total_bytes / page;
-	uint64_t have = gmem_huge_free(page, backing->nodes);
+	uint64_t page = gmem_page_bytes(backing);
 	char size[24], nodes[160], dir[64] = "/sys/kernel/mm";
 
-	if (have >= need)
-		return 0;
 	/* A single node has a counter of its own. */
 	if (backing->nodes && !(backing->nodes & (backing->nodes - 1)))
 		snprintf(dir, sizeof(dir), "/sys/devices/system/node/node%d",
 			__builtin_ctzll(backing->nodes));
 	gmem_huge_text(page, backing->nodes, nodes, sizeof(nodes));
 	return err_set(err, -ENOMEM,
-		"memory: %" PRIu64 " huge pages of %s are needed, %" PRIu64
-		" are free%s%s%s: %" PRIu64
+		"memory: %" PRIu64 " huge pages of %s are needed, %" PRIu64 " %s%s%s%s: %" PRIu64
 		" are missing; reserve them: cd %s/hugepages/hugepages-%" PRIu64
 		"kB && echo $((%" PRIu64 " + $(cat nr_hugepages))) > nr_hugepages",
-		need, size_format(page, size, sizeof(size)), have, nodes[0] ? " (" : "", nodes,
+		need, size_format(page, size, sizeof(size)), have, are, nodes[0] ? " (" : "", nodes,
 		nodes[0] ? ")" : "", need - have, dir, (uint64_t)(page / KIB), need - have);
+}
+
+static int huge_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
+{
+	uint64_t page = gmem_page_bytes(backing), need = total_bytes / page;
+	uint64_t have = gmem_huge_free(page, backing->nodes);
+	uint64_t there = gmem_huge_nodes(page, backing->nodes ? backing->nodes : ~0ULL);
+
+	if (have >= need)
+		return 0;
+	return huge_missing(backing, need, have,
+		there > have ? "are free and not reserved by others" : "are free", err);
+}
+
+/* Whether the huge page at @host is there. */
+static bool huge_present(uint8_t *host)
+{
+	unsigned char present = 0;
+
+	return !mincore(host, PAGE_BYTES, &present) && present & 1;
+}
+
+int gmem_huge_short(const struct gmem *gm, struct kv_err *err)
+{
+	const struct gmem_backing *backing = &gm->regions[0].backing;
+	uint64_t need = 0, have;
+
+	if (!gm->region_count || !gmem_is_bound(backing))
+		return 0;
+	have = gmem_huge_nodes(gmem_page_bytes(backing), backing->nodes);
+	for (unsigned i = 0; i < gm->region_count; i++) {
+		const struct gmem_region *rg = &gm->regions[i];
+
+		for (uint64_t at = 0; at < rg->bytes; at += rg->page_bytes) {
+			if (gmem_small_at(gm, rg->host + at))
+				continue;
+			need++;
+			have += huge_present(rg->host + at);
+		}
+	}
+	return have < need ? huge_missing(backing, need, have, "could be had", err) : 0;
 }
 
 /* A file that exists must look like RAM of before: what is in it will be lost. */

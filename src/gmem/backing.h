@@ -63,6 +63,12 @@ uint64_t gmem_page_bytes(const struct gmem_backing *backing);
 bool gmem_is_hugetlb(enum gmem_backing_kind kind);
 
 /*
+ * True for huge pages of chosen nodes. The kernel reserves huge pages on the host as a whole, so
+ * only those that are present are sure: they are populated before the guest may touch them.
+ */
+bool gmem_is_bound(const struct gmem_backing *backing);
+
+/*
  * Check the fields of @backing and RAM of @total_bytes against each other, without looking at the
  * host.
  * Returns 0; -EINVAL with a sentence.

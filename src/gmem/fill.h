@@ -20,6 +20,7 @@ struct fill_piece {
 	bool file;	     /* an image's pages: mapped in, never written */
 	bool fresh;	     /* takes memory that nobody has reserved */
 	bool advise;	     /* huge pages are to be asked for first */
+	bool skip;	     /* left as it is */
 };
 
 /* An overlay or a range of small pages adds two pieces at most. */
@@ -36,9 +37,11 @@ struct gmem_fill {
 	unsigned piece_count;			   /* [c] */
 	struct fill_piece pieces[FILL_PIECES_MAX]; /* [c] */
 	uint64_t span_bytes;			   /* [c] of all pieces: what slices divide */
-	uint64_t total_bytes;			   /* [c] of the pieces that are no image */
+	uint64_t total_bytes;			   /* [c] of the pieces to allocate */
+	const struct gmem *gm;			   /* [c] */
 	uint64_t nodes;				   /* [c] */
 	bool touch;				   /* [c] */
+	bool huge_only;				   /* [c] */
 	bool idle;				   /* [c] once started: gmem_fill_ready() */
 	unsigned threads_asked;			   /* [c] 0: thread_count is our own choice */
 	unsigned thread_count;			   /* [c] and as many slices */

@@ -47,21 +47,26 @@ uint64_t gmem_table_find(const char *text, const char *name)
 	return 0;
 }
 
-uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes)
+uint64_t gmem_huge_nodes(uint64_t page_bytes, uint64_t nodes)
 {
-	static const char all[] = "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/%s";
-	uint64_t kib = page_bytes / KIB, sum = 0, free = 0, reserved = 0, surplus = 0, used = 0;
-	char path[3][128];
+	uint64_t sum = 0, free;
 
 	for (unsigned node = 0; node < GMEM_NODES_MAX; node++)
 		if (nodes & 1ULL << node &&
 			number_read(&free,
 				"/sys/devices/system/node/node%u/hugepages/hugepages-%" PRIu64
 				"kB/free_hugepages",
-				node, kib))
+				node, (uint64_t)(page_bytes / KIB)))
 			sum += free;
-	if (nodes)
-		return sum;
+	return sum;
+}
+
+uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes)
+{
+	static const char all[] = "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/%s";
+	uint64_t kib = page_bytes / KIB, sum, free = 0, reserved = 0, surplus = 0, used = 0;
+	char path[3][128];
+
 	snprintf(path[0], sizeof(path[0]), all, kib, "free_hugepages");
 	snprintf(path[1], sizeof(path[1]), all, kib, "resv_hugepages");
 	snprintf(path[2], sizeof(path[2]), all, kib, "nr_overcommit_hugepages");
@@ -72,7 +77,10 @@ uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes)
 	number_read(
 		&used, "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/surplus_hugepages", kib);
 	surplus = surplus > used ? surplus - used : 0;
-	return (free > reserved ? free - reserved : 0) + surplus;
+	free = (free > reserved ? free - reserved : 0) + surplus;
+	/* What others have reserved is reserved on no node in particular. */
+	sum = nodes ? gmem_huge_nodes(page_bytes, nodes) : free;
+	return sum < free ? sum : free;
 }
 
 const char *gmem_huge_text(uint64_t page_bytes, uint64_t nodes, char *buf, size_t buf_bytes)

@@ -19,9 +19,13 @@
  */
 uint64_t gmem_table_find(const char *text, const char *name);
 
+/* Free huge pages of @page_bytes on @nodes (a bit each), those that mappings reserved included. */
+uint64_t gmem_huge_nodes(uint64_t page_bytes, uint64_t nodes);
+
 /*
  * Huge pages of @page_bytes that a new mapping may take: on @nodes (a bit each), or anywhere (0),
- * where surplus pages that the kernel may make count too.
+ * where surplus pages that the kernel may make count too. What others have reserved is not among
+ * them.
  */
 uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes);
 

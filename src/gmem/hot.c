@@ -633,7 +633,8 @@ int gmem_hot_add(struct gmem_hot **ret, struct gmem *gm, const struct gmem_hot_p
 	hot->window_bytes = params->whole ? params->bytes : params->window_bytes;
 	hot->turn_bytes = params->turn_bytes;
 	hot->whole = params->whole;
-	hot->populate = params->populate;
+	/* Where the reservation is not enough, what is missing shows when it is plugged. */
+	hot->populate = params->populate || gmem_is_bound(params->backing);
 	hot->window_first = gm->window_count;
 	hot->window_count = (unsigned)windows;
 	hot->rg = (struct gmem_region){

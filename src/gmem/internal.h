@@ -139,6 +139,16 @@ void gmem_file_undo(struct gmem_region *rg);
 /* backing.c: the region's file, if it has one, outlives it. */
 void gmem_file_keep(struct gmem_region *rg);
 
+/*
+ * backing.c: a sentence when the bound huge pages of @gm's regions are not there and cannot be had
+ * any more: how many are missing, where, and what helps.
+ * Returns -ENOMEM then; 0: none is missing, or they are not bound.
+ */
+int gmem_huge_short(const struct gmem *gm, struct kv_err *err);
+
+/* overlay.c: the range of @gm->small that holds @host, or NULL. */
+const struct gmem_small *gmem_small_at(const struct gmem *gm, const uint8_t *host);
+
 /* A sentence for what gmem_region_back() returned. Returns @code. */
 int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *backing, int code,
 	struct kv_err *err);

@@ -13,8 +13,7 @@
 #include "gmem/internal.h"
 #include "gmem/place.h"
 
-/* The range of @gm->small that holds @host, or NULL. */
-static const struct gmem_small *small_at(const struct gmem *gm, const uint8_t *host)
+const struct gmem_small *gmem_small_at(const struct gmem *gm, const uint8_t *host)
 {
 	for (unsigned i = 0; i < gm->small_count; i++)
 		if ((uintptr_t)host - (uintptr_t)gm->small[i].host < gm->small[i].bytes)
@@ -92,12 +91,12 @@ int gmem_region_shrink(struct gmem *gm, struct gmem_region *rg, uint8_t *host, u
 		int r = 0;
 
 		/* Several segments share a huge page: what an earlier one laid there stays. */
-		while (stop < end && !small_at(gm, stop) && !page_present(stop))
+		while (stop < end && !gmem_small_at(gm, stop) && !page_present(stop))
 			stop += page;
 		if (stop > at)
 			r = pages_shrink(gm, rg, at, (uint64_t)(stop - at), false);
 		/* A segment that was copied, or its edge, may be in a page that is still huge. */
-		if (!r && stop < end && !small_at(gm, stop))
+		if (!r && stop < end && !gmem_small_at(gm, stop))
 			r = pages_shrink(gm, rg, stop, page, true);
 		if (r < 0)
 			return r;
@@ -195,6 +194,40 @@ static void copy_advise(const struct gmem_region *rg, uint8_t *host, uint64_t by
 		madvise((void *)start, end - start, MADV_HUGEPAGE);
 }
 
+/* Bound pages may be short: that must be an error here, and not a SIGBUS of the copy. */
+static int copy_reserve(const struct gmem_region *rg, uint8_t *host, uint64_t bytes)
+{
+	uintptr_t start = align_down((uintptr_t)host, PAGE_BYTES);
+	uintptr_t end = align_up((uintptr_t)host + bytes, PAGE_BYTES);
+	int r;
+
+	if (!bytes || !gmem_is_bound(&rg->backing))
+		return 0;
+	do
+		r = madvise((void *)start, end - start, MADV_POPULATE_WRITE);
+	while (r < 0 && (errno == EINTR || errno == EAGAIN));
+	/* EINVAL: Linux before 5.14 cannot tell. EFAULT would have been the SIGBUS. */
+	if (!r || errno == EINVAL)
+		return 0;
+	return errno == EFAULT ? -ENOMEM : -errno;
+}
+
+/* Copy the parts of a file that are not mapped: its first and last bytes, or all. */
+static int parts_copy(const struct gmem_region *rg, uint8_t *host, const struct gmem_split *split,
+	int fd, uint64_t offset, uint64_t file_bytes)
+{
+	uint64_t tail = file_bytes - split->tail_bytes;
+	int r = copy_reserve(rg, host, split->head_bytes);
+
+	if (!r)
+		r = copy_reserve(rg, host + tail, split->tail_bytes);
+	if (r < 0)
+		return r;
+	copy_advise(rg, host, split->head_bytes);
+	r = gmem_copy_file(host, split->head_bytes, fd, offset);
+	return r < 0 ? r : gmem_copy_file(host + tail, split->tail_bytes, fd, offset + tail);
+}
+
 int gmem_overlay(struct gmem *gm, gpa_t gpa, uint64_t mem_bytes, int fd, uint64_t offset,
 	uint64_t file_bytes, enum gmem_image_map how, const char *what, struct gmem_placed *placed,
 	struct kv_err *err)
@@ -238,11 +271,9 @@ int gmem_overlay(struct gmem *gm, gpa_t gpa, uint64_t mem_bytes, int fd, uint64_
 		else if (r < 0)
 			return err_set(err, r, "%s: cannot be mapped: %s", what, err_text(r));
 	}
-	copy_advise(rg, host, split.head_bytes);
-	r = gmem_copy_file(host, split.head_bytes, fd, offset);
-	if (!r)
-		r = gmem_copy_file(host + file_bytes - split.tail_bytes, split.tail_bytes, fd,
-			offset + file_bytes - split.tail_bytes);
+	r = parts_copy(rg, host, &split, fd, offset, file_bytes);
+	if (r == -ENOMEM && gmem_huge_short(gm, err) < 0)
+		return r;
 	if (r < 0)
 		return err_set(err, r, "%s: cannot be read: %s", what, err_text(r));
 	placed->mapped_bytes += split.map_bytes;

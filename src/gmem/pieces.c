@@ -67,6 +67,7 @@ static void piece_add(struct gmem_fill *fill, const struct gmem_region *rg, uint
 {
 	struct fill_piece *piece = &fill->pieces[fill->piece_count++];
 	enum gmem_backing_kind kind = rg->backing.kind;
+	bool skip = fill->huge_only && (file || small);
 	bool thp = !file && (small || rg->page_bytes == PAGE_BYTES) && wants_thp(rg, small);
 
 	*piece = (struct fill_piece){
@@ -75,13 +76,14 @@ static void piece_add(struct gmem_fill *fill, const struct gmem_region *rg, uint
 		.start = fill->span_bytes,
 		.page_bytes = file || small ? PAGE_BYTES : rg->page_bytes,
 		.file = file,
-		.fresh = !file && (small || kind == GMEM_ANON || kind == GMEM_MEMFD),
+		.fresh = !file && !skip && (small || kind == GMEM_ANON || kind == GMEM_MEMFD),
 		.advise = thp && rg->backing.thp == GMEM_AUTO && !small,
+		.skip = skip,
 	};
 	if (thp)
 		piece->page_bytes = HUGE_BYTES;
 	fill->span_bytes += bytes;
-	if (!file)
+	if (!file && !skip)
 		fill->total_bytes += bytes;
 }
 

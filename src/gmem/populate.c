@@ -90,7 +90,9 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
 
 	if (!fill)
 		return err_set(err, -ENOMEM, "memory: populate: out of memory");
+	fill->gm = gm;
 	fill->touch = opts->touch;
+	fill->huge_only = opts->huge_only;
 	for (unsigned i = 0; i < gm->region_count; i++)
 		fill->nodes |= gm->regions[i].backing.nodes;
 	gmem_pieces_find(fill, gm);
@@ -135,7 +137,8 @@ void gmem_fill_stop(struct gmem_fill *fill)
 
 /*
  * A write to each page that leaves its contents as they are, whoever else writes at the same time.
- * Hugetlb pages and files are reserved, so that this cannot end in a SIGBUS.
+ * Files and hugetlb pages are reserved, so that this cannot end in a SIGBUS, except where hugetlb
+ * pages are bound to nodes and others take them in this moment.
  */
 static void pages_touch(uint8_t *host, uint64_t bytes)
 {
@@ -147,6 +150,8 @@ static void pages_touch(uint8_t *host, uint64_t bytes)
 static int step_run(
 	const struct gmem_fill *fill, const struct fill_piece *piece, uint8_t *host, uint64_t bytes)
 {
+	if (piece->skip)
+		return 0;
 	if (piece->file) {
 		/* What fails here (a file cut short, an old kernel) the guest's own accesses will
 		 * do. */
@@ -159,6 +164,9 @@ static int step_run(
 		/* Linux before 5.14. */
 		if (errno == EINVAL)
 			break;
+		/* That is how a huge page that is not there is told: it would be a SIGBUS. */
+		if (errno == EFAULT && piece->page_bytes > PAGE_BYTES)
+			return -ENOMEM;
 		if (errno != EINTR && errno != EAGAIN)
 			return -errno;
 		if (atomic_load(&fill->stop))
@@ -191,8 +199,9 @@ static int slice_run(
 			r = step_run(fill, piece, host, step);
 			if (r < 0)
 				return r;
-			atomic_fetch_add_explicit(
-				&fill->done_bytes, piece->file ? 0 : step, memory_order_relaxed);
+			if (!piece->file && !piece->skip)
+				atomic_fetch_add_explicit(
+					&fill->done_bytes, step, memory_order_relaxed);
 			at += step;
 			if (watch &&
 				watch->tick(watch->ctx, gmem_fill_done(fill), fill->total_bytes))
@@ -346,19 +355,21 @@ static int threads_failed(const struct gmem_fill *fill, int r, struct kv_err *er
 
 static int fill_failed(const struct gmem_fill *fill, int r, struct kv_err *err)
 {
+	bool bound = gmem_is_bound(&fill->gm->regions[0].backing);
 	char done[24], total[24];
 
 	if (r == -ECANCELED)
 		return err_set(err, r, "memory: populate: stopped");
+	/* Somebody was faster, and still has the pages. */
+	if (r == -ENOMEM && gmem_huge_short(fill->gm, err) < 0)
+		return r;
 	size_format(align_down(gmem_fill_done(fill), MIB), done, sizeof(done));
 	size_format(fill->total_bytes, total, sizeof(total));
 	return err_set(err, r,
 		"memory: populate: the host could not give more than %s of %s: %s; give the VM "
-		"less "
-		"memory, make room on the host (or on the NUMA node), raise the limits of the "
-		"control "
-		"group, or populate=none",
-		done, total, err_text(r));
+		"less memory, make room on the host (or on the NUMA node), raise the limits of "
+		"the control group%s",
+		done, total, err_text(r), bound ? "" : ", or populate=none");
 }
 
 int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct kv_err *err)

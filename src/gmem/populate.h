@@ -32,6 +32,7 @@ const char *gmem_populate_name(enum gmem_populate how);
 struct gmem_fill_opts {
 	unsigned threads; /* 0: the host's CPUs, as far as the page size gains from them */
 	bool touch;	  /* write to each page instead of MADV_POPULATE_WRITE: for comparisons */
+	bool huge_only;	  /* of regions of huge pages, leave the small pages in them alone */
 };
 
 /* One population of all RAM there is. Everything but its counters is [c] once work starts. */

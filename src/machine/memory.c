@@ -36,16 +36,18 @@ int machine_ram_add(struct machine *m, struct kv_err *err)
 int machine_populate(struct machine *m, struct kv_err *err)
 {
 	const struct vm_memory *memory = &m->p.config->memory;
-	struct gmem_fill_opts opts = {.threads = memory->threads};
+	const struct gmem_backing backing = {.kind = memory->backing, .nodes = memory->nodes};
+	bool none = memory->populate == GMEM_POPULATE_NONE, bound = gmem_is_bound(&backing);
+	struct gmem_fill_opts opts = {.threads = memory->threads, .huge_only = none};
 	int r;
 
-	if (memory->populate == GMEM_POPULATE_NONE)
+	if (none && !bound)
 		return 0;
 	/* Planned now, so that what cannot be is an error of the start. */
 	r = gmem_fill_create(&m->fill, m->gm, &opts, err);
 	if (r < 0)
 		return r;
-	m->populate = memory->populate;
+	m->populate = bound ? GMEM_POPULATE_FULL : memory->populate;
 	m->filling = m->cpu_count;
 	if (m->populate != GMEM_POPULATE_FULL)
 		return 0;

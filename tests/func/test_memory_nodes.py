@@ -92,6 +92,67 @@ def test_huge_pages(nodes):
         assert done.returncode == OK, done
 
 
+def free_pages(linux, node):
+    return int(linux.run("cat", f"/sys/devices/system/node/node{node}/{HUGE}/free_hugepages").stdout)
+
+
+@pytest.fixture(name="both")
+def pages_on_both_nodes(nodes):
+    """64 pages of 2 MiB in node 0 too: the kernel's reservations, which know no nodes, are not what is
+    short in node 1."""
+    pages = f"/sys/devices/system/node/node0/{HUGE}/nr_hugepages"
+    nodes.run("sh", "-c", f"echo 64 >{pages}")
+    assert free_pages(nodes, 0) == 64
+    yield nodes
+    nodes.run("sh", "-c", f"echo 0 >{pages}")
+
+
+ECHO = ("--image-map", "copy", "build/guest/flat/echo.pvh.elf")
+BOUND = "128M,backing=hugetlb-2m,numa=1"
+
+
+@pytest.mark.parametrize("populate", ["none", "vcpu", "background"])
+def test_huge_pages_of_another_vm(both, populate):
+    """Pages of a node are a VM's own from its start, whatever it has touched of them."""
+    job = both.tb.spawn(["build/kvick", "run", "--memory", f"{BOUND},populate={populate}", *ECHO])
+    job.wait_for(b"echo ready", timeout=60)
+    assert free_pages(both, 1) == 0
+    done = both.kvick("--memory", f"{BOUND},populate={populate}", *ECHO)
+    assert done.returncode == START, done
+    assert "memory: 64 huge pages of 2M are needed, 0 are free (node 1: 0): 64 are missing; " in done.stderr
+    assert "reserve them: cd /sys/devices/system/node/node1/hugepages/" in done.stderr
+    job.write(b"q")
+    assert job.wait(60).returncode == OK
+    assert free_pages(both, 1) == 64
+
+
+def test_huge_pages_reserved_anywhere(both):
+    """What a VM without numa= has set aside is free on some node, but not to be had."""
+    job = both.tb.spawn(["build/kvick", "run", "--memory", "128M,backing=hugetlb-2m", *ECHO])
+    job.wait_for(b"echo ready", timeout=60)
+    done = both.kvick("--memory", "256M,backing=hugetlb-2m,numa=0-1", *ECHO)
+    assert done.returncode == START, done
+    assert "128 huge pages of 2M are needed, 64 are free and not reserved by others (node 0: " in done.stderr
+    job.write(b"q")
+    assert job.wait(60).returncode == OK
+    assert free_pages(both, 0) + free_pages(both, 1) == 128
+
+
+def test_two_starts_at_once(both):
+    """Each may find all pages free and then lose some to the other: an error, and all is given back. Who
+    gives back first keeps the other from telling what is missing."""
+    one = f"build/kvick run --memory {BOUND} build/guest/flat/signal.pvh.elf >/dev/null"
+    for _ in range(4):
+        done = both.run("sh", "-c", f"{one} 2>/tmp/a & {one} 2>/tmp/b; echo $?; wait $!; echo $?", spread=True)
+        errors = [both.read("/tmp/b"), both.read("/tmp/a")]
+        for status, error in zip(done.stdout.split(), errors, strict=True):
+            assert int(status) in (OK, START), (done, errors)
+            assert (error == "") == (int(status) == OK), error
+            said = r"64 huge pages of 2M are needed, .* missing; reserve them: |could not give more than \d+M of"
+            assert not error or re.search(said, error), error
+        assert free_pages(both, 1) == 64
+
+
 def test_pool(nodes):
     """A pool of one node."""
     pool = ["build/kvick", "pool", "serve", "--socket", "/run/nodes.sock", "--size", "64M"]
@@ -150,6 +211,33 @@ def test_control_group(nodes):
                 assert int(nodes.run("cat", free).stdout) == 64
                 assert in_group(nodes, f"64M,backing=hugetlb-2m,populate={populate}").returncode == OK
             nodes.run("sh", "-c", f"echo max >{GROUP}/{control}")
+    finally:
+        nodes.run("rmdir", GROUP)
+
+
+@pytest.mark.parametrize("populate", ["full", "vcpu", "background"])
+def test_short_half_way(nodes, populate):
+    """Memory that ends while it is populated, here by a limit that is hidden from kvick: a sentence
+    that says how far it came, and everything is given back."""
+    nodes.run("sh", "-c", f"echo +hugetlb >/sys/fs/cgroup/cgroup.subtree_control; mkdir {GROUP}")
+    try:
+        nodes.run("sh", "-c", f"echo {32 * MIB} >{GROUP}/hugetlb.2MB.max")
+        hidden = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+        memory = f"128M,backing=hugetlb-2m,populate={populate}"
+        job = nodes.tb.spawn([
+            "sh", "-c", f'echo $$ >{GROUP}/cgroup.procs; exec "$@"', "sh",
+            "unshare", "-m", "sh", "-c", hidden, "sh", "build/kvick", "run", "--memory", memory, *ECHO,
+        ])  # fmt: skip
+        if populate == "background":
+            job.wait_for(b"populate=background: only ", stream="stderr")
+            job.write(b"q")
+        done = job.wait(60)
+        assert done.returncode == (OK if populate == "background" else START), done
+        if populate != "background":
+            said = re.search(rb"populate: the host could not give more than (\d+)M of 128M: ", done.stderr)
+            assert said and 16 <= int(said[1]) <= 32, done
+            assert b"Cannot allocate memory" in done.stderr and done.stderr.count(b"\n") == 1
+        assert free_pages(nodes, 1) == 64
     finally:
         nodes.run("rmdir", GROUP)
 
