@@ -20,11 +20,12 @@ struct run_memory {
 	struct gmem_lender *lenders; /* for the memory devices; NULL when none has a pool */
 	struct run_loan *loans;	     /* what they have lent */
 	unsigned loan_count;
-	bool told;	   /* the pool knows all that was written */
-	int signal_fd;	   /* borrowed: a signalfd that nobody else reads meanwhile; -1: none */
-	int stopped_by;	   /* the signal that stopped the wait or the population, or 0 */
-	uint64_t begun_ns; /* when the memory began to be populated, 0: not yet */
-	uint64_t shown_ns; /* when the progress line was last written, 0: never */
+	bool told;	     /* the pool knows all that was written */
+	int signal_fd;	     /* borrowed: a signalfd that nobody else reads meanwhile; -1: none */
+	int stopped_by;	     /* the signal that stopped the wait or the population, or 0 */
+	uint64_t begun_ns;   /* when the work that ticks now began, 0: not yet */
+	uint64_t done_bytes; /* of it, at the last tick */
+	uint64_t shown_ns;   /* when the progress line was last written, 0: never */
 };
 
 /*
