@@ -319,7 +319,7 @@ static int stream_measure(const struct bench *bench, char *at, struct raw_rates 
 static int raw_round(struct bench *bench, struct kv_err *err)
 {
 	uint64_t bytes = bench->size_bytes;
-	struct raw_rates kernel, set, stream;
+	struct raw_rates kernel = {0}, set = {0}, stream = {0};
 	char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int r;
 
