@@ -243,7 +243,8 @@ static void test_parts(void **state)
 }
 
 struct stopper {
-	uint64_t stop_at, seen, total;
+	struct gmem_fill *fill;	     /* to be stopped here and now, or NULL */
+	uint64_t stop_at, at, total; /* @at: what was done when it was stopped */
 	unsigned calls;
 };
 
@@ -252,11 +253,37 @@ static bool stop_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 	struct stopper *stopper = ctx;
 
 	stopper->calls++;
-	stopper->seen = done_bytes;
 	stopper->total = total_bytes;
-	return done_bytes >= stopper->stop_at;
+	if (done_bytes < stopper->stop_at)
+		return false;
+	if (stopper->fill && !stopper->at) {
+		gmem_fill_stop(stopper->fill);
+		stopper->at = gmem_fill_done(stopper->fill);
+	}
+	return true;
 }
 
+/* After the flag is up, each other thread ends the step it is in, of at most 4 MiB. */
+static void test_stop_step(void **state)
+{
+	static const struct gmem_backing backing = {.kind = GMEM_ANON, .thp = GMEM_OFF};
+
+	for (unsigned threads = 1; threads <= 4; threads++) {
+		struct gmem *gm = ram_make(&backing, 512 * MIB, 0);
+		struct gmem_fill *fill = fill_make(gm, threads, false);
+		struct stopper stopper = {.fill = fill, .stop_at = 16 * MIB};
+		struct gmem_watch watch = {stop_tick, &stopper};
+		struct kv_err err = {0};
+
+		assert_int_equal(gmem_fill_run(fill, &watch, &err), -ECANCELED);
+		assert_true(stopper.at >= stopper.stop_at);
+		assert_true(gmem_fill_done(fill) - stopper.at <= (threads - 1) * 4 * MIB);
+		gmem_fill_destroy(fill);
+		gmem_destroy(gm);
+	}
+}
+
+/* It is enough that the watch says so. */
 static void test_stop(void **state)
 {
 	for (unsigned threads = 1; threads <= 2; threads++) {
@@ -515,6 +542,7 @@ int main(void)
 		cmocka_unit_test(test_full),
 		cmocka_unit_test(test_full_hugetlb),
 		cmocka_unit_test(test_parts),
+		cmocka_unit_test(test_stop_step),
 		cmocka_unit_test(test_stop),
 		cmocka_unit_test(test_background),
 		cmocka_unit_test(test_too_much),
