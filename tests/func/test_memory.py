@@ -165,11 +165,24 @@ def test_slices_of_several_vcpus(flat, start):
     assert vm.wait() == OK
 
 
+def priorities(pid):
+    """Policy and nice value of the threads that populate in the background; proc_pid_stat(5)."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            name, fields = path.read_text().rsplit(") ", 1)
+            if name.endswith("(kvick populate"):
+                found.append((int(fields.split()[38]), int(fields.split()[16])))
+    return found
+
+
 @pytest.mark.usefixtures("kvm_host")
 def test_background(flat, start):
-    vm = start("--memory", "256M,populate=background,threads=2", flat / "echo.pvh.elf")
+    vm = start("--memory", "1G,thp=off,populate=background,threads=2", flat / "echo.pvh.elf")
+    # SCHED_IDLE and as nice as can be, before they have done anything.
+    assert set(until(lambda: priorities(vm.pid), "threads that populate")) == {(5, 19)}
     vm.expect("echo ready")
-    until(lambda: present(vm.pid) > 255 * MIB, "population", timeout=60)
+    until(lambda: present(vm.pid) > 1023 * MIB, "population", timeout=60)
     vm.send("q")
     assert vm.wait() == OK
 
