@@ -289,7 +289,7 @@ static int file_reserve(const struct gmem_region *rg, const struct gmem_watch *w
 		    (off_t)rg->bytes) < 0 &&
 		errno != EOPNOTSUPP)
 		return -errno;
-	if (is_tmpfs(rg->fd) && tmpfs_check(rg, NULL) < 0)
+	if (rg->file_tmpfs && tmpfs_check(rg, NULL) < 0)
 		return -ENOMEM;
 	for (uint64_t done = 0, step; done < rg->bytes; done += step) {
 		step = rg->bytes - done < RESERVE_STEP ? rg->bytes - done : RESERVE_STEP;
@@ -357,6 +357,7 @@ static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 		return r;
 	/* From now on the file is ours to take back. */
 	rg->file_new = !st.st_size;
+	rg->file_tmpfs = is_tmpfs(rg->fd);
 	if (made)
 		rg->file_path = strdup(backing->path);
 	if ((uint64_t)st.st_size < end && ftruncate(rg->fd, (off_t)end) < 0)
@@ -475,6 +476,8 @@ static int file_failed(const struct gmem_region *rg, const char *path, int code,
 {
 	char size[24];
 
+	if (code == -ENOMEM && rg->file_tmpfs && tmpfs_check(rg, err) < 0)
+		return err_prefix(err, code, "memory: %s", path);
 	size_format(rg->bytes, size, sizeof(size));
 	switch (code) {
 	case -EINVAL:
@@ -489,10 +492,6 @@ static int file_failed(const struct gmem_region *rg, const char *path, int code,
 			"memory: %s: its file system has no room for %s of RAM; make room, or give "
 			"the VM less memory",
 			path, size);
-	case -ENOMEM:
-		if (tmpfs_check(rg, err) < 0)
-			return err_prefix(err, code, "memory: %s", path);
-		/* fall through */
 	default:
 		return err_set(err, code, "memory: %s: cannot back %s of RAM: %s", path, size,
 			err_text(code));

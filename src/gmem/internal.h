@@ -23,6 +23,7 @@ struct gmem_region {
 	uint64_t page_bytes;	     /* what a first touch allocates at least */
 	int fd;			     /* of memfd and file; -1: none */
 	bool file_new;		     /* the file was empty, and nobody wants to keep it yet */
+	bool file_tmpfs;	     /* its space is memory */
 	char *file_path;	     /* the same, and it was made here; or NULL */
 };
 
