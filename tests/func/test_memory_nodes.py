@@ -80,6 +80,28 @@ def test_file_on_tmpfs(nodes, node):
         nodes.run("rm", file)
 
 
+# Until a thread that populates is seen, with the CPUs that it may run on.
+CPUS_OF_FILLING = """
+build/kvick run --memory 700M,thp=off,numa=$1,populate=background,threads=2 build/guest/flat/spin.pvh.elf &
+while kill -0 $! && [ -z "$found" ]; do
+	for task in /proc/$!/task/*; do
+		read -r name <$task/comm && [ "$name" = "kvick populate" ] &&
+			found=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' $task/status)
+	done
+done
+kill $!
+wait
+echo "cpus $found"
+"""
+
+
+@pytest.mark.parametrize("node", ["0", "1"])
+def test_threads_on_their_node(nodes, node):
+    """Threads that populate memory of a node run on its CPUs."""
+    done = nodes.run("sh", "-c", CPUS_OF_FILLING, "sh", node, spread=True)
+    assert f"cpus {node}\n" in done.stdout, done
+
+
 def test_huge_pages(nodes):
     """Huge pages are counted, and taken, on the chosen node alone."""
     for memory, missing in (("128M,numa=0", 64), ("256M,numa=1", 64), ("256M,numa=0-1", 64)):
