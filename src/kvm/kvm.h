@@ -130,10 +130,14 @@ struct kvm_run *kvm_vcpu_page(struct kvm_vcpu *vcpu);
 /*
  * Enter the guest until an exit (KVM_RUN).
  * Returns 0 with the exit in kvm_vcpu_page(); -EINTR after a signal or immediate_exit; -EAGAIN
- * when an AP waits for its start-up IPI; -EFAULT, -EINVAL, -ENOEXEC ... when KVM gave up.
+ * when an AP waits for its start-up IPI; -EFAULT, -EINVAL, -ENOEXEC ... when KVM gave up, also
+ * -EAGAIN when it could not start a thread of its own.
  * Context: the vCPU's own thread.
  */
 int kvm_vcpu_enter(struct kvm_vcpu *vcpu);
+
+/* Whether it is neither halted nor waits for its start-up. Context: as kvm_vcpu_enter(). */
+bool kvm_vcpu_runnable(struct kvm_vcpu *vcpu);
 
 /* State of a vCPU that is not running. Context: the vCPU's own thread once it has one. */
 int kvm_cpuid_set(struct kvm_vcpu *vcpu, const struct kvm_cpuid2 *cpuid);

@@ -62,6 +62,14 @@ int kvm_vcpu_enter(struct kvm_vcpu *vcpu)
 	return ioctl(vcpu->fd, KVM_RUN, 0) < 0 ? -errno : 0;
 }
 
+bool kvm_vcpu_runnable(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mp_state state = {0};
+
+	return kvm_call(vcpu->fd, KVM_GET_MP_STATE, (unsigned long)&state) >= 0 &&
+	       state.mp_state == KVM_MP_STATE_RUNNABLE;
+}
+
 int kvm_cpuid_set(struct kvm_vcpu *vcpu, const struct kvm_cpuid2 *cpuid)
 {
 	return kvm_call(vcpu->fd, KVM_SET_CPUID2, (unsigned long)cpuid);

@@ -36,6 +36,7 @@ struct vcpu {
 	pthread_cond_t turn;	/* @hold or @inside changed, or a stop was asked for */
 	bool hold;		/* do not enter the guest */
 	bool inside;		/* in the guest, or in a device on its behalf */
+	bool again;		/* its thread's: KVM_RUN said EAGAIN of a vCPU that could run */
 };
 
 static int kick_signal(void)
@@ -319,14 +320,28 @@ static bool exit_handle(struct vcpu *vcpu, struct vcpu_end *end)
 	}
 }
 
+/*
+ * KVM_RUN said EAGAIN. It is to be called again by an AP, whose wait for its start-up IPI is over
+ * or was interrupted. Of a vCPU that could run it means that KVM lacks a thread of its own, which
+ * Linux from 6.14 on starts with the first entry, in this process. Returns true for that.
+ */
+static bool enter_starved(struct vcpu *vcpu)
+{
+	bool starved = vcpu->again;
+
+	vcpu->again = kvm_vcpu_runnable(vcpu->kvm);
+	return starved;
+}
+
 /* KVM_RUN failed with @code. Returns false when that ends the vCPU. */
 static bool enter_failed(struct vcpu *vcpu, int code, struct vcpu_end *end)
 {
 	char what[120];
 
-	if (code == -EINTR || code == -EAGAIN)
+	if (code == -EINTR || (code == -EAGAIN && !enter_starved(vcpu)))
 		return true;
-	snprintf(what, sizeof(what), "KVM_RUN failed (%s)", err_text(code));
+	snprintf(what, sizeof(what), "KVM_RUN failed (%s)%s", err_text(code),
+		code == -EAGAIN ? "; more threads must be allowed (pids.max, ulimit -u)" : "");
 	end_set(vcpu, end, code == -EFAULT ? VCPU_END_MEMORY : VCPU_END_KVM, what);
 	return false;
 }
@@ -350,6 +365,8 @@ static enum exit_access exit_access(const struct kvm_run *run, uint64_t *address
 /* KVM_RUN came back with @r. Returns false when the vCPU cannot go on. */
 static bool exit_serve(struct vcpu *vcpu, int r, struct vcpu_end *end)
 {
+	if (r != -EAGAIN)
+		vcpu->again = false;
 	return r < 0 ? enter_failed(vcpu, r, end) : exit_handle(vcpu, end);
 }
 
