@@ -19,6 +19,9 @@
 #define POLL_NS	  200000000L
 #define TIMEOUT_S 30 /* without anything having moved */
 
+/* A guest that powers off takes its drivers away a moment before the VM ends. */
+#define DRIVER_NS 2000000000ULL
+
 /* The command line. */
 struct mem {
 	const char *id, *sock; /* one of the two */
@@ -283,6 +286,7 @@ static int device_show(const struct mem *mem, json_t **object, struct kv_err *er
 struct watch {
 	uint64_t begin_ns, begin_plugged;
 	uint64_t moved_ns, plugged; /* when it moved last, and to where */
+	uint64_t driver_ns;	    /* when the driver was last there */
 	bool shown;		    /* there is a line on the terminal */
 };
 
@@ -315,6 +319,7 @@ static void watch_end(struct watch *watch)
 static int watch_check(const struct mem *mem, const struct watch *watch,
 	const struct device *device, const struct device *first, uint64_t now, struct kv_err *err)
 {
+	bool stuck = now - watch->moved_ns >= mem->timeout_s * 1000000000;
 	char a[24], b[24];
 
 	size_format(device->plugged, a, sizeof(a));
@@ -322,10 +327,10 @@ static int watch_check(const struct mem *mem, const struct watch *watch,
 	if (device->requested != first->requested)
 		return err_set(
 			err, -ESTALE, "%s: something else asked for %s meanwhile", device->id, b);
-	if (!device->driver)
+	if (!device->driver && (stuck || now - watch->driver_ns > DRIVER_NS))
 		return err_set(
 			err, -EAGAIN, "%s: the guest has no driver for it at work", device->id);
-	if (now - watch->moved_ns < mem->timeout_s * 1000000000)
+	if (!stuck)
 		return 0;
 	if (device->refused > first->refused)
 		return err_set(err, -ENOMEM,
@@ -360,7 +365,8 @@ static int device_wait(
 	struct watch watch = {.begin_ns = clock_ns(),
 		.begin_plugged = first.plugged,
 		.moved_ns = clock_ns(),
-		.plugged = first.plugged};
+		.plugged = first.plugged,
+		.driver_ns = clock_ns()};
 	int r = 0;
 
 	while (device->plugged != device->requested || device->requested != first.requested) {
@@ -369,6 +375,8 @@ static int device_wait(
 		if (device->plugged != watch.plugged)
 			watch.moved_ns = now;
 		watch.plugged = device->plugged;
+		if (device->driver)
+			watch.driver_ns = now;
 		r = watch_check(mem, &watch, device, &first, now, err);
 		if (r < 0)
 			break;
