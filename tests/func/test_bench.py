@@ -62,9 +62,14 @@ def test_halt(kvick):
             assert sorted(sum(places, [])) == sorted(steps["run to boot byte"]["values"])
             # In the order in which they were measured.
             assert steps["total"]["values"] != sorted(steps["total"]["values"])
-        # Far from what is aimed at, so that a busy machine does not fail it.
-        ratio = r["kvick"]["cpu_us"]["min"] / r["floor"]["cpu_us"]["min"]
-        assert ratio < 2
+
+
+@pytest.mark.plain
+@pytest.mark.usefixtures("kvm_host")
+def test_halt_beside_the_floor(kvick):
+    """Far from what is aimed at, so that a busy machine does not fail it."""
+    for r in document(bench(kvick, "halt", "--vms", "50", "--json"), "halt")["rounds"]:
+        assert r["kvick"]["cpu_us"]["min"] / r["floor"]["cpu_us"]["min"] < 2
 
 
 @pytest.mark.usefixtures("kvm_host")
