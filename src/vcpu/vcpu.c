@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/thread.h"
 #include "vcpu/describe.h"
@@ -23,6 +24,10 @@
  */
 #define STACK_BYTES (256 * 1024)
 
+/* How long KVM may lack a thread: 5 s. */
+#define STARVED_PAUSE_NS 10000000
+#define STARVED_TRIES	 500
+
 struct vcpu {
 	struct vcpu_params p;	/* [c] */
 	struct kvm_vcpu *kvm;	/* [c] */
@@ -36,7 +41,8 @@ struct vcpu {
 	pthread_cond_t turn;	/* @hold or @inside changed, or a stop was asked for */
 	bool hold;		/* do not enter the guest */
 	bool inside;		/* in the guest, or in a device on its behalf */
-	bool again;		/* its thread's: KVM_RUN said EAGAIN of a vCPU that could run */
+	bool again;		/* its thread's: KVM_RUN said EAGAIN of a vCPU that can run */
+	unsigned starved;	/* its thread's: how often in a row after that */
 };
 
 static int kick_signal(void)
@@ -323,14 +329,19 @@ static bool exit_handle(struct vcpu *vcpu, struct vcpu_end *end)
 /*
  * KVM_RUN said EAGAIN. It is to be called again by an AP, whose wait for its start-up IPI is over
  * or was interrupted. Of a vCPU that could run it means that KVM lacks a thread of its own, which
- * Linux from 6.14 on starts with the first entry, in this process. Returns true for that.
+ * Linux from 6.14 on starts with the first entry, in this process; there may be room for it soon,
+ * when those that populate memory are done. Returns true when there was none for long.
  */
 static bool enter_starved(struct vcpu *vcpu)
 {
-	bool starved = vcpu->again;
+	const struct timespec pause = {.tv_nsec = STARVED_PAUSE_NS};
+	bool could = vcpu->again;
 
 	vcpu->again = kvm_vcpu_runnable(vcpu->kvm);
-	return starved;
+	if (!could)
+		return false;
+	nanosleep(&pause, NULL);
+	return ++vcpu->starved > STARVED_TRIES;
 }
 
 /* KVM_RUN failed with @code. Returns false when that ends the vCPU. */
@@ -365,8 +376,10 @@ static enum exit_access exit_access(const struct kvm_run *run, uint64_t *address
 /* KVM_RUN came back with @r. Returns false when the vCPU cannot go on. */
 static bool exit_serve(struct vcpu *vcpu, int r, struct vcpu_end *end)
 {
-	if (r != -EAGAIN)
+	if (r != -EAGAIN) {
 		vcpu->again = false;
+		vcpu->starved = 0;
+	}
 	return r < 0 ? enter_failed(vcpu, r, end) : exit_handle(vcpu, end);
 }
 
