@@ -42,6 +42,7 @@ struct bench_vms {
 		struct bench_samples wall_ms, cpu_ms; /* exec to exit */
 		struct bench_samples boot_x, less_x;  /* divided by the first kind's, each round */
 	} starts[BENCH_STARTS];
+	unsigned round; /* of starts */
 	/* Of writing the pages: what the same VM without it needs is taken off. */
 	uint64_t pages;
 	struct {

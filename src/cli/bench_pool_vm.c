@@ -153,7 +153,9 @@ int bench_vms_start(struct bench_vms *vms, bool counted, struct kv_err *err)
 {
 	int r = 0;
 
-	for (unsigned kind = 0; !r && kind < BENCH_STARTS; kind++) {
+	for (unsigned i = 0; !r && i < BENCH_STARTS; i++) {
+		/* None always follows the same one. */
+		unsigned kind = (vms->round + i) % BENCH_STARTS;
 		uint64_t bytes = kind == BENCH_START_SMALL ? SMALL_BYTES : vms->bytes;
 		bool leased = kind == BENCH_START_LEASE;
 		char size[24], memory[160];
@@ -164,13 +166,14 @@ int bench_vms_start(struct bench_vms *vms, bool counted, struct kv_err *err)
 
 		snprintf(memory, sizeof(memory), "%s%s%s", size_format(bytes, size, sizeof(size)),
 			leased ? ",backing=pool:" : "", leased ? vms->socket : "");
-		r = vm_run(&run, argv, memory, err);
+		/* No start has the cleaning beside it, and all begin after the same work. */
+		r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
+		if (!r)
+			r = vm_run(&run, argv, memory, err);
 		if (!r && counted && start_note(vms, (enum bench_start)kind, &run) < 0)
 			r = err_set(err, -EIO, "%s: cannot be read", vms->timeline);
-		/* The next one shall not have the cleaning beside it. */
-		if (!r && leased)
-			r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
 	}
+	vms->round++;
 	if (!r && counted && starts_compare(vms) < 0)
 		r = err_set(err, -ENOMEM, "out of memory");
 	return r;
@@ -294,7 +297,8 @@ static int clean_round(struct bench_vms *vms, enum bench_left left, struct kv_er
 
 int bench_vms_write(struct bench_vms *vms, struct kv_err *err)
 {
-	int r = 0;
+	struct pool_info info;
+	int r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
 
 	for (unsigned kind = 0; !r && kind < BENCH_WRITES; kind++)
 		r = write_round(vms, (enum bench_write)kind, err);
