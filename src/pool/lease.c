@@ -230,7 +230,6 @@ static int grant_send(struct client *client, unsigned from, unsigned count)
 		.page_bytes = server->form.page_bytes,
 	};
 	int fds[POOL_FDS_MAX] = {-1};
-	int r;
 
 	for (unsigned i = 0; i < count; i++) {
 		struct chunk *chunk = client->held[from + i];
@@ -241,13 +240,9 @@ static int grant_send(struct client *client, unsigned from, unsigned count)
 		chunk->sent = chunk->lent = chunk->bound = true;
 		chunk->uid = client->uid;
 	}
-	r = pool_send(client->fd, &msg, sizeof(msg), fds, count);
-	for (unsigned i = 0; i < count; i++) {
-		struct chunk_mem *mem = &client->held[from + i]->mem;
-
-		fd_close(&mem->lend_fd);
-	}
-	return r;
+	/* The server's own ones stay open until the lease ends: closing takes longer than sending.
+	 */
+	return pool_send(client->fd, &msg, sizeof(msg), fds, count);
 }
 
 /* Give @client the chunks it wants, those its user had before first. */
@@ -466,6 +461,7 @@ void lease_end(struct client *client)
 			server->total.untouched_chunks++;
 			continue;
 		}
+		fd_close(&chunk->mem.lend_fd);
 		chunk->owed = true;
 		chunk->ended_ns = now;
 		chunk->spans_known = client->reported && !chunk->spans_lost;

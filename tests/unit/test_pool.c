@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -556,6 +557,74 @@ static void test_halves(void **state)
 	fixture_stop(&f);
 }
 
+#define STRANGER 65534
+
+/* A pool of another user that grants one chunk of @bytes, which has @seals. Does not return. */
+static void stranger_serve(const char *path, uint64_t bytes, int seals)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int listening = socket(AF_UNIX, SOCK_SEQPACKET, 0), client, chunk;
+	struct pool_msg msg;
+	bool good;
+
+	strcpy(addr.sun_path, path);
+	good = !setuid(STRANGER) && !bind(listening, (struct sockaddr *)&addr, sizeof(addr)) &&
+	       !listen(listening, 1);
+	client = good ? accept(listening, NULL, NULL) : -1;
+	chunk = memfd_create("chunk", MFD_ALLOW_SEALING);
+	good = good && recv(client, &msg, sizeof(msg), 0) == sizeof(msg) &&
+	       !ftruncate(chunk, (off_t)bytes) && !fcntl(chunk, F_ADD_SEALS, seals);
+	msg.type = POOL_GRANT;
+	msg.flags = 0;
+	msg.count = 1;
+	msg.bytes = msg.chunk_bytes = CHUNK;
+	msg.page_bytes = PAGE_BYTES;
+	good = good && !pool_send(client, &msg, sizeof(msg), &chunk, 1);
+	/* Until the client is done. */
+	if (good)
+		recv(client, &msg, sizeof(msg), 0);
+	_exit(!good);
+}
+
+/* What a lease of such a pool comes to. */
+static int stranger_lease(uint64_t bytes, int seals)
+{
+	struct kv_err err = {0};
+	struct pool_lease *lease;
+	char dir[] = "/tmp/kvick-test-XXXXXX", path[64];
+	int status, r;
+	pid_t pid;
+
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(chown(dir, STRANGER, (gid_t)-1), 0);
+	snprintf(path, sizeof(path), "%s/pool", dir);
+	pid = fork();
+	if (!pid)
+		stranger_serve(path, bytes, seals);
+	do
+		r = pool_lease(&lease, path, CHUNK, false, &err);
+	while (r == -ENOENT || r == -ECONNREFUSED);
+	if (!r)
+		pool_lease_end(lease);
+	waitpid(pid, &status, 0);
+	assert_int_equal(status, 0);
+	unlink(path);
+	rmdir(dir);
+	return r;
+}
+
+/* Root and this user are believed; anybody else's chunk must not end this process by SIGBUS. */
+static void test_stranger(void **state)
+{
+	int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+
+	if (geteuid())
+		skip();
+	assert_int_equal(stranger_lease(CHUNK, seals), 0);
+	assert_int_equal(stranger_lease(CHUNK, F_SEAL_GROW), -EPROTO);
+	assert_int_equal(stranger_lease(CHUNK - PAGE_BYTES, seals), -EPROTO);
+}
+
 static void test_lazy(void **state)
 {
 	struct kv_err err = {0};
@@ -791,6 +860,7 @@ int main(void)
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_report_of_others),
 		cmocka_unit_test(test_halves),
+		cmocka_unit_test(test_stranger),
 		cmocka_unit_test(test_lazy),
 		cmocka_unit_test(test_held),
 		cmocka_unit_test(test_held_trusted),
