@@ -77,6 +77,7 @@ static void piece_add(struct gmem_fill *fill, const struct gmem_region *rg, uint
 		.page_bytes = file || small ? PAGE_BYTES : rg->page_bytes,
 		.file = file,
 		.fresh = !file && !skip && (small || kind == GMEM_ANON || kind == GMEM_MEMFD),
+		.own = !file && !skip && kind == GMEM_ANON && !rg->backing.shared,
 		.advise = thp && rg->backing.thp == GMEM_AUTO && !small,
 		.skip = skip,
 	};

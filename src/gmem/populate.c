@@ -344,6 +344,47 @@ static void threads_join(struct gmem_fill *fill)
 	fill->started = 0;
 }
 
+/* Give slice @part back. Files are left to their end: a lock of theirs lets no two threads in. */
+static void slice_drop(const struct gmem_fill *fill, unsigned part)
+{
+	uint64_t start = gmem_fill_bound(fill, part, fill->thread_count),
+		 end = gmem_fill_bound(fill, part + 1, fill->thread_count);
+
+	for (unsigned i = 0; i < fill->piece_count; i++) {
+		const struct fill_piece *piece = &fill->pieces[i];
+		uint64_t from = start > piece->start ? start : piece->start;
+		uint64_t to = end < piece->start + piece->bytes ? end : piece->start + piece->bytes;
+
+		if (piece->own && from < to)
+			madvise(piece->host + (from - piece->start), to - from, MADV_DONTNEED);
+	}
+}
+
+static void *drop_main(void *arg)
+{
+	struct gmem_fill *fill = ((struct fill_thread *)arg)->fill;
+	unsigned part;
+
+	while ((part = atomic_fetch_add(&fill->slices_begun, 1)) < fill->thread_count)
+		slice_drop(fill, part);
+	return NULL;
+}
+
+/* Empty all memory by as many threads as filled it: unmapping does the same with one. */
+static void slices_drop(struct gmem_fill *fill)
+{
+	struct fill_thread own = {.fill = fill};
+
+	atomic_store(&fill->slices_begun, 0);
+	free(fill->threads);
+	fill->threads = NULL;
+	/* Those that cannot be started are not needed. */
+	if (fill->thread_count > 1)
+		threads_start(fill, 1, drop_main);
+	drop_main(&own);
+	threads_join(fill);
+}
+
 static int threads_failed(const struct gmem_fill *fill, int r, struct kv_err *err)
 {
 	return err_set(err, r,
@@ -395,7 +436,11 @@ int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct
 		threads_watch(fill, watch);
 	threads_join(fill);
 	r = atomic_load(&fill->result);
-	return r < 0 ? fill_failed(fill, r, err) : 0;
+	if (!r)
+		return 0;
+	r = fill_failed(fill, r, err);
+	slices_drop(fill);
+	return r;
 }
 
 int gmem_fill_ready(struct gmem_fill *fill, struct kv_err *err)

@@ -278,6 +278,8 @@ static void test_stop_step(void **state)
 		assert_int_equal(gmem_fill_run(fill, &watch, &err), -ECANCELED);
 		assert_true(stopper.at >= stopper.stop_at);
 		assert_true(gmem_fill_done(fill) - stopper.at <= (threads - 1) * 4 * MIB);
+		/* Each thread has given back what it had. */
+		assert_int_equal(present(gmem_at(gm, 0, 512 * MIB), 512 * MIB), 0);
 		gmem_fill_destroy(fill);
 		gmem_destroy(gm);
 	}
