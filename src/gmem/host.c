@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/fd.h"
 #include "base/num.h"
@@ -171,6 +172,19 @@ bool gmem_thp_offered(void)
 	if (file_read_all("/sys/kernel/mm/transparent_hugepage/enabled", NUMBER_MAX, &text) <= 0)
 		return false;
 	return !strstr(text, "[never]");
+}
+
+int gmem_present(void *host, uint64_t bytes)
+{
+	int r;
+
+	do
+		r = madvise(host, bytes, MADV_POPULATE_WRITE);
+	while (r < 0 && (errno == EINTR || errno == EAGAIN));
+	if (!r)
+		return 0;
+	/* So a huge page is told that is not there. */
+	return errno == EFAULT ? -ENOMEM : -errno;
 }
 
 unsigned gmem_cpus(void)

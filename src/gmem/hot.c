@@ -12,11 +12,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "gmem/host.h"
 #include "gmem/internal.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 #define WORD_BITS 64
 
@@ -237,10 +234,10 @@ static void memory_out(struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
 /* Make a range present. Old kernels are told by writing to it. */
 static int memory_fill(const struct gmem_hot *hot, uint8_t *host, uint64_t bytes)
 {
-	if (!madvise(host, bytes, MADV_POPULATE_WRITE))
-		return 0;
-	if (errno != EINVAL)
-		return -errno;
+	int r = gmem_present(host, bytes);
+
+	if (r != -EINVAL)
+		return r;
 	for (uint64_t at = 0; at < bytes; at += hot->rg.page_bytes)
 		*(volatile uint8_t *)(host + at) = 0;
 	return 0;
@@ -534,16 +531,14 @@ bool gmem_hot_resident(const struct gmem_hot *hot, uint64_t *at, uint64_t *bytes
 	unsigned w = (unsigned)(*at / hot->window_bytes);
 	struct stat st;
 
-	/* A file knows its own size, where mincore(2) would look for each page that is not there.
-	 */
+	/* A file knows its size; mincore(2) would look for each page that is not there. */
 	if (hot->rg.fd >= 0 && !is_hugetlb(hot)) {
 		*at = hot->rg.bytes;
 		if (!fstat(hot->rg.fd, &st))
 			*bytes += (uint64_t)st.st_blocks * 512;
 		return false;
 	}
-	/* A window that is gone may have been written to since, by a device or against the rules.
-	 */
+	/* A window that is gone may have been written to since: a device, or against the rules. */
 	for (; w < hot->window_count && !hot->whole && !hot->touched[w]; w++)
 		*at = w * hot->window_bytes + window_len(hot, w);
 	if (w >= hot->window_count)

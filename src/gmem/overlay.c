@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "gmem/copy.h"
+#include "gmem/host.h"
 #include "gmem/internal.h"
 #include "gmem/place.h"
 
@@ -203,13 +204,8 @@ static int copy_reserve(const struct gmem_region *rg, uint8_t *host, uint64_t by
 
 	if (!bytes || !gmem_is_bound(&rg->backing))
 		return 0;
-	do
-		r = madvise((void *)start, end - start, MADV_POPULATE_WRITE);
-	while (r < 0 && (errno == EINTR || errno == EAGAIN));
-	/* EINVAL: Linux before 5.14 cannot tell. EFAULT would have been the SIGBUS. */
-	if (!r || errno == EINVAL)
-		return 0;
-	return errno == EFAULT ? -ENOMEM : -errno;
+	r = gmem_present((void *)start, end - start);
+	return r == -EINVAL ? 0 : r;
 }
 
 /* Copy the parts of a file that are not mapped: its first and last bytes, or all. */

@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/num.h"
+#include "gmem/host.h"
 #include "pool/clear.h"
 
 #define SLICE_BYTES (64 * MIB) /* between two looks at the stop flag */
@@ -110,15 +111,9 @@ static int slice_touch(
 static int slice_populate(
 	const struct chunk_mem *mem, uint64_t offset, uint64_t bytes, uint64_t page_bytes)
 {
-	int r;
+	int r = gmem_present((char *)mem->map + offset, bytes);
 
-	do {
-		r = madvise((char *)mem->map + offset, bytes, MADV_POPULATE_WRITE);
-	} while (r < 0 && (errno == EINTR || errno == EAGAIN));
-	if (r < 0 && errno == EINVAL)
-		return slice_touch(mem, offset, bytes, page_bytes);
-	/* EFAULT is how a huge page that is not there is told. */
-	return r < 0 ? (errno == EFAULT ? -ENOMEM : -errno) : 0;
+	return r == -EINVAL ? slice_touch(mem, offset, bytes, page_bytes) : r;
 }
 
 static int mem_populate(
