@@ -122,7 +122,6 @@ static const struct {
 	{KVM_CAP_EXT_CPUID, "ext_cpuid", true},
 	{KVM_CAP_IMMEDIATE_EXIT, "immediate_exit", false},
 	{KVM_CAP_IOEVENTFD, "ioeventfd", false},
-	{KVM_CAP_IRQFD, "irqfd", false},
 	{KVM_CAP_TSC_DEADLINE_TIMER, "tsc_deadline_timer", false},
 	{KVM_CAP_X2APIC_API, "x2apic_api", false},
 	{KVM_CAP_SET_GUEST_DEBUG, "set_guest_debug", false},
