@@ -272,10 +272,11 @@ static void footprint_section(FILE *f, json_t *section)
 	json_array_foreach(subjects, s, subject) footprint_curve(f, subject);
 }
 
-/* Memory that becomes present: each kind and number of threads by all methods. */
+/* Memory that becomes present: each kind and number of threads by all methods, three of them drawn.
+ */
 static void populate_section(FILE *f, json_t *section)
 {
-	static const char *const legend[BENCH_GROUP_BARS] = {"kvick", "bare loop", "touch"};
+	static const char *const legend[BENCH_GROUP_BARS] = {"full", "bare loop", "touch"};
 	json_t *result = json_object_get(section, "result"), *row;
 	struct bench_group list[GROUPS_MAX] = {0};
 	unsigned count = 0;

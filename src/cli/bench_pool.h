@@ -16,6 +16,9 @@ enum bench_start {
 	BENCH_START_SMALL, /* 128 MiB of anonymous memory, untouched */
 	BENCH_START_ANON,  /* as much as is leased, anonymous, untouched */
 	BENCH_START_LEASE, /* the whole pool */
+	BENCH_START_HALF,  /* parts of it, leased */
+	BENCH_START_QUARTER,
+	BENCH_START_EIGHTH,
 	BENCH_STARTS,
 };
 

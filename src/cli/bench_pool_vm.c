@@ -25,10 +25,15 @@
 
 static const struct {
 	const char *name, *json;
-} start_names[BENCH_STARTS] = {
-	[BENCH_START_SMALL] = {"128M, anonymous", "anon_128m"},
-	[BENCH_START_ANON] = {"as the lease, anonymous", "anon"},
-	[BENCH_START_LEASE] = {"leased", "lease"},
+	unsigned part; /* its memory is the pool's, divided by that; 0: SMALL_BYTES */
+	bool leased;
+} start_kinds[BENCH_STARTS] = {
+	[BENCH_START_SMALL] = {"128M, anonymous", "anon_128m", 0, false},
+	[BENCH_START_ANON] = {"as the lease, anonymous", "anon", 1, false},
+	[BENCH_START_LEASE] = {"leased", "lease", 1, true},
+	[BENCH_START_HALF] = {"half of it, leased", "lease_half", 2, true},
+	[BENCH_START_QUARTER] = {"a quarter, leased", "lease_quarter", 4, true},
+	[BENCH_START_EIGHTH] = {"an eighth, leased", "lease_eighth", 8, true},
 };
 
 static const struct {
@@ -140,6 +145,8 @@ static int starts_compare(struct bench_vms *vms)
 	int r = 0;
 
 	for (unsigned i = 0; !r && i < BENCH_STARTS; i++) {
+		if (!vms->starts[i].boot_ms.count)
+			continue;
 		r = bench_add(&vms->starts[i].boot_x,
 			last_ratio(&vms->starts[i].boot_ms, &vms->starts[0].boot_ms));
 		if (!r)
@@ -156,8 +163,9 @@ int bench_vms_start(struct bench_vms *vms, bool counted, struct kv_err *err)
 	for (unsigned i = 0; !r && i < BENCH_STARTS; i++) {
 		/* None always follows the same one. */
 		unsigned kind = (vms->round + i) % BENCH_STARTS;
-		uint64_t bytes = kind == BENCH_START_SMALL ? SMALL_BYTES : vms->bytes;
-		bool leased = kind == BENCH_START_LEASE;
+		unsigned part = start_kinds[kind].part;
+		uint64_t bytes = part ? vms->bytes / part : SMALL_BYTES;
+		bool leased = start_kinds[kind].leased;
 		char size[24], memory[160];
 		char *argv[] = {vms->self, "run", vms->signal, "--memory", memory, "--timeline",
 			vms->timeline, NULL};
@@ -168,6 +176,9 @@ int bench_vms_start(struct bench_vms *vms, bool counted, struct kv_err *err)
 			leased ? ",backing=pool:" : "", leased ? vms->socket : "");
 		/* No start has the cleaning beside it, and all begin after the same work. */
 		r = bench_pool_settle(vms->socket, vms->bytes, &info, NULL, err);
+		/* Parts that are too small, or not of whole pages, are left out. */
+		if (!r && part > 1 && (bytes < SMALL_BYTES || bytes % info.msg.page_bytes))
+			continue;
 		if (!r)
 			r = vm_run(&run, argv, memory, err);
 		if (!r && counted && start_note(vms, (enum bench_start)kind, &run) < 0)
@@ -327,7 +338,9 @@ static void starts_print(struct bench_vms *vms)
 		struct bench_samples *paired[] = {
 			&vms->starts[i].boot_x, &vms->starts[i].less_x, NULL};
 
-		printf("  %-24s", start_names[i].name);
+		if (!columns[0]->count)
+			continue;
+		printf("  %-24s", start_kinds[i].name);
 		for (unsigned c = 0; c < ARRAY_LEN(columns); c++) {
 			printf(" %6.2f %6.2f x %4.2f %4.2f", bench_rank(columns[c], 0),
 				bench_rank(columns[c], 0.5), ratio(columns[c], first[c], 0),
@@ -375,14 +388,15 @@ static json_t *starts_json(struct bench_vms *vms)
 	json_t *starts = json_object();
 
 	for (unsigned i = 0; i < BENCH_STARTS; i++)
-		json_object_set_new(starts, start_names[i].json,
-			json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "boot_ms",
-				bench_json(&vms->starts[i].boot_ms), "boot_x",
-				bench_json(&vms->starts[i].boot_x), "less_kvm_ms",
-				bench_json(&vms->starts[i].less_ms), "less_kvm_x",
-				bench_json(&vms->starts[i].less_x), "wall_ms",
-				bench_json(&vms->starts[i].wall_ms), "cpu_ms",
-				bench_json(&vms->starts[i].cpu_ms)));
+		if (vms->starts[i].boot_ms.count)
+			json_object_set_new(starts, start_kinds[i].json,
+				json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "boot_ms",
+					bench_json(&vms->starts[i].boot_ms), "boot_x",
+					bench_json(&vms->starts[i].boot_x), "less_kvm_ms",
+					bench_json(&vms->starts[i].less_ms), "less_kvm_x",
+					bench_json(&vms->starts[i].less_x), "wall_ms",
+					bench_json(&vms->starts[i].wall_ms), "cpu_ms",
+					bench_json(&vms->starts[i].cpu_ms)));
 	return starts;
 }
 

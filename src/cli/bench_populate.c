@@ -5,16 +5,20 @@
  * turns; and how long a VM takes to start against the size of its memory.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/num.h"
 #include "cli/bench.h"
 #include "cli/bench_marks.h"
@@ -36,10 +40,10 @@
 
 /* What memory is made of. */
 static const struct kind {
-	const char *name, *word; /* @word: for --only */
-	struct gmem_backing backing;
-	int map_flags, advice; /* of the bare loop */
-	const char *start;     /* the keys of --memory that ask for it */
+	const char *name, *word;     /* @word: for --only */
+	struct gmem_backing backing; /* of a file without its path */
+	int map_flags, advice;	     /* of the bare loop */
+	const char *start;	     /* the keys of --memory that ask for it */
 } kinds[] = {
 	{"anon, 4 KiB", "4k", {.kind = GMEM_ANON, .thp = GMEM_OFF}, MAP_PRIVATE | MAP_ANONYMOUS,
 		MADV_NOHUGEPAGE, "thp=off"},
@@ -52,11 +56,13 @@ static const struct kind {
 	{"hugetlb-1g", "hugetlb-1g", {.kind = GMEM_HUGETLB_1G},
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 30 << MAP_HUGE_SHIFT, 0,
 		"backing=hugetlb-1g"},
+	{"file", "file", {.kind = GMEM_FILE}, MAP_SHARED, 0, "backing=file:"},
 };
 #define KINDS ARRAY_LEN(kinds)
 
-enum method { KVICK, BARE, TOUCH, METHODS };
-static const char *const method_names[METHODS] = {"kvick", "bare loop", "touch"};
+enum method { FULL, BACKGROUND, VCPU, BARE, TOUCH, METHODS };
+static const char *const method_names[METHODS] = {
+	"full", "background", "vcpu", "bare loop", "touch"};
 
 /* Clearing memory that is present. */
 enum clear { MEMSET, STREAM, CLEARS };
@@ -85,6 +91,7 @@ struct bench {
 	uint64_t sizes[SIZES];
 	struct bench_samples start_ms[KINDS][STARTS][SIZES];
 	char dir[BENCH_DIR_MAX], self[BENCH_SELF_MAX], guest[4200], timeline[BENCH_FILE_MAX];
+	char file[BENCH_FILE_MAX]; /* RAM */
 };
 
 /* Work on a slice of memory in a thread. */
@@ -93,8 +100,16 @@ struct slice {
 	void (*work)(struct slice *slice);
 	uint8_t *at;
 	uint64_t bytes;
+	struct gmem_fill *fill; /* of which this is @part of @parts, or NULL */
+	unsigned part, parts;
 	int result;
 };
+
+/* As vCPUs do before they enter the guest. */
+static void slice_fill(struct slice *slice)
+{
+	slice->result = gmem_fill_part(slice->fill, slice->part, slice->parts, NULL);
+}
 
 static void slice_populate(struct slice *slice)
 {
@@ -119,25 +134,12 @@ static void *slice_main(void *arg)
 	return NULL;
 }
 
-/* Give @threads equal slices of whole @page_bytes, the first of them to this thread. */
-static int slices_run(uint8_t *at, uint64_t bytes, uint64_t page_bytes, unsigned threads,
-	void (*work)(struct slice *slice))
+/* Give @threads slices of one work, the first of them to this thread. */
+static int slices_start(struct slice *slices, unsigned threads)
 {
-	struct slice slices[THREADS_MAX] = {0};
 	unsigned started = 1;
-	uint64_t done = 0;
 	int r = 0;
 
-	if (!threads || threads > THREADS_MAX)
-		return -EINVAL;
-	for (unsigned i = 0; i < threads; i++) {
-		uint64_t end = align_down(bytes / threads * (i + 1), page_bytes);
-
-		if (i + 1 == threads)
-			end = bytes;
-		slices[i] = (struct slice){.work = work, .at = at + done, .bytes = end - done};
-		done = end;
-	}
 	while (started < threads && !r) {
 		r = -pthread_create(&slices[started].thread, NULL, slice_main, &slices[started]);
 		started += !r;
@@ -152,6 +154,26 @@ static int slices_run(uint8_t *at, uint64_t bytes, uint64_t page_bytes, unsigned
 	return r;
 }
 
+/* Work on equal slices of whole @page_bytes. */
+static int slices_run(uint8_t *at, uint64_t bytes, uint64_t page_bytes, unsigned threads,
+	void (*work)(struct slice *slice))
+{
+	struct slice slices[THREADS_MAX] = {0};
+	uint64_t done = 0;
+
+	if (!threads || threads > THREADS_MAX)
+		return -EINVAL;
+	for (unsigned i = 0; i < threads; i++) {
+		uint64_t end = align_down(bytes / threads * (i + 1), page_bytes);
+
+		if (i + 1 == threads)
+			end = bytes;
+		slices[i] = (struct slice){.work = work, .at = at + done, .bytes = end - done};
+		done = end;
+	}
+	return slices_start(slices, threads);
+}
+
 /* Bytes a second, of wall and CPU time. */
 struct rates {
 	double wall, cpu;
@@ -162,16 +184,49 @@ static struct rates rates_of(uint64_t bytes, uint64_t wall_ns, uint64_t used_ns)
 	return (struct rates){(double)bytes / (double)wall_ns, (double)bytes / (double)used_ns};
 }
 
+static struct gmem_backing backing_of(const struct bench *bench, unsigned k)
+{
+	struct gmem_backing backing = kinds[k].backing;
+
+	if (backing.kind == GMEM_FILE)
+		backing.path = bench->file;
+	return backing;
+}
+
+/* A file of @bytes that has its space, or -errno. */
+static int file_make(const struct bench *bench, uint64_t bytes)
+{
+	int fd = open(bench->file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int r = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)bytes);
+
+	if (!r)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -r;
+}
+
+/* The memory that a bare loop populates. */
+static uint8_t *bare_map(const struct bench *bench, const struct kind *kind, uint64_t bytes)
+{
+	bool is_file = kind->backing.kind == GMEM_FILE;
+	FD_SCOPED int fd = is_file ? file_make(bench, bytes) : -1;
+
+	if (is_file && fd < 0) {
+		errno = -fd;
+		return MAP_FAILED;
+	}
+	return mmap(NULL, bytes, PROT_READ | PROT_WRITE, kind->map_flags | MAP_NORESERVE, fd, 0);
+}
+
 static int bare_run(
 	const struct bench *bench, const struct kind *kind, unsigned threads, struct rates *rates)
 {
 	uint64_t page = gmem_page_bytes(&kind->backing), span = bench->size_bytes;
 	uint64_t slack = page > PAGE_BYTES ? 0 : 2 * MIB, begun, used;
-	uint8_t *map, *at;
+	uint8_t *map = bare_map(bench, kind, span + slack), *at;
 	int r;
 
-	map = mmap(
-		NULL, span + slack, PROT_READ | PROT_WRITE, kind->map_flags | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
 		return -errno;
 	at = slack ? (uint8_t *)align_up((uintptr_t)map, 2 * MIB) : map;
@@ -182,12 +237,14 @@ static int bare_run(
 	r = slices_run(at, span, page > 2 * MIB ? page : 2 * MIB, threads, slice_populate);
 	*rates = rates_of(span, clock_ns() - begun, bench_cpu_ns() - used);
 	munmap(map, span + slack);
+	unlink(bench->file);
 	return r;
 }
 
 /* Ask kvick how many threads it would take. */
 static int chosen_find(struct bench *bench, unsigned k, struct kv_err *err)
 {
+	struct gmem_backing backing = backing_of(bench, k);
 	struct gmem_fill_opts opts = {0};
 	struct gmem_fill *fill = NULL;
 	struct gmem *gm;
@@ -195,7 +252,7 @@ static int chosen_find(struct bench *bench, unsigned k, struct kv_err *err)
 
 	if (r < 0)
 		return err_set(err, r, "out of memory");
-	r = gmem_add_backed(gm, 0, bench->size_bytes, &kinds[k].backing, 0, err);
+	r = gmem_add_backed(gm, 0, bench->size_bytes, &backing, 0, err);
 	if (!r)
 		r = gmem_fill_create(&fill, gm, &opts, err);
 	if (!r)
@@ -205,10 +262,68 @@ static int chosen_find(struct bench *bench, unsigned k, struct kv_err *err)
 	return r;
 }
 
-static int kvick_run(const struct bench *bench, const struct kind *kind, unsigned threads,
-	bool touch, struct rates *rates, struct kv_err *err)
+static int parts_run(struct gmem_fill *fill, unsigned threads, struct kv_err *err)
 {
-	struct gmem_fill_opts opts = {.threads = threads, .touch = touch};
+	struct slice slices[THREADS_MAX] = {0};
+	int r;
+
+	for (unsigned i = 0; i < threads; i++)
+		slices[i] = (struct slice){
+			.work = slice_fill, .fill = fill, .part = i, .parts = threads};
+	r = slices_start(slices, threads);
+	return r < 0 ? err_set(err, r, "populate=vcpu: %s", err_text(r)) : 0;
+}
+
+/* When background threads are done, and how it went. */
+struct ending {
+	sem_t over;
+	int result;
+};
+
+static void background_over(void *ctx, int result)
+{
+	struct ending *ending = ctx;
+
+	ending->result = result;
+	sem_post(&ending->over);
+}
+
+static int background_run(struct gmem_fill *fill, struct kv_err *err)
+{
+	struct ending ending = {.result = 0};
+	int r = gmem_fill_ready(fill, err);
+
+	if (r < 0)
+		return r;
+	sem_init(&ending.over, 0, 0);
+	r = gmem_fill_start(fill, background_over, &ending);
+	if (!r) {
+		while (sem_wait(&ending.over) < 0)
+			;
+		r = ending.result;
+	}
+	sem_destroy(&ending.over);
+	return r < 0 ? err_set(err, r, "populate=background: %s", err_text(r)) : 0;
+}
+
+static int fill_run(
+	struct gmem_fill *fill, enum method method, unsigned threads, struct kv_err *err)
+{
+	switch (method) {
+	case BACKGROUND:
+		return background_run(fill, err);
+	case VCPU:
+		return parts_run(fill, threads, err);
+	default:
+		return gmem_fill_run(fill, NULL, err);
+	}
+}
+
+static int kvick_run(const struct bench *bench, unsigned k, enum method method, unsigned threads,
+	struct rates *rates, struct kv_err *err)
+{
+	struct gmem_fill_opts opts = {.threads = threads, .touch = method == TOUCH};
+	struct gmem_backing backing = backing_of(bench, k);
 	struct gmem_fill *fill = NULL;
 	uint64_t begun, used;
 	struct gmem *gm;
@@ -216,28 +331,28 @@ static int kvick_run(const struct bench *bench, const struct kind *kind, unsigne
 
 	if (r < 0)
 		return err_set(err, r, "out of memory");
-	r = gmem_add_backed(gm, 0, bench->size_bytes, &kind->backing, 0, err);
+	r = gmem_add_backed(gm, 0, bench->size_bytes, &backing, 0, err);
 	used = bench_cpu_ns();
 	begun = clock_ns();
 	if (!r)
 		r = gmem_fill_create(&fill, gm, &opts, err);
 	if (!r)
-		r = gmem_fill_run(fill, NULL, err);
+		r = fill_run(fill, method, threads, err);
 	*rates = rates_of(bench->size_bytes, clock_ns() - begun, bench_cpu_ns() - used);
 	gmem_fill_destroy(fill);
 	gmem_destroy(gm);
 	return r;
 }
 
-static int method_run(const struct bench *bench, const struct kind *kind, enum method method,
-	unsigned threads, struct rates *rates, struct kv_err *err)
+static int method_run(const struct bench *bench, unsigned k, enum method method, unsigned threads,
+	struct rates *rates, struct kv_err *err)
 {
 	int r;
 
 	if (method != BARE)
-		return kvick_run(bench, kind, threads, method == TOUCH, rates, err);
-	r = bare_run(bench, kind, threads, rates);
-	return r < 0 ? err_set(err, r, "%s: the bare loop: %s", kind->name, err_text(r)) : 0;
+		return kvick_run(bench, k, method, threads, rates, err);
+	r = bare_run(bench, &kinds[k], threads, rates);
+	return r < 0 ? err_set(err, r, "%s: the bare loop: %s", kinds[k].name, err_text(r)) : 0;
 }
 
 /* All methods of one kind and number of threads, each round beginning with another one. */
@@ -252,8 +367,7 @@ static int cell_round(
 
 		if (bench_interrupted())
 			return err_set(err, -EINTR, "interrupted");
-		r = method_run(
-			bench, &kinds[k], method, bench->columns[column], &rates[method], err);
+		r = method_run(bench, k, method, bench->columns[column], &rates[method], err);
 	}
 	if (r < 0 || round < DROPPED)
 		return r;
@@ -314,16 +428,20 @@ static int clears_run(struct bench *bench, unsigned round, struct kv_err *err)
 static int start_run(struct bench *bench, unsigned k, unsigned s, unsigned size, bool counted,
 	struct kv_err *err)
 {
-	char bytes[24], memory[160];
+	bool is_file = kinds[k].backing.kind == GMEM_FILE;
+	char bytes[24], memory[160 + BENCH_FILE_MAX];
 	char *argv[] = {bench->self, "run", bench->guest, "--memory", memory, "--timeline",
 		bench->timeline, NULL};
 	struct bench_run run;
 	double ms = 0;
 	int r;
 
-	snprintf(memory, sizeof(memory), "%s,%s,%s",
-		size_format(bench->sizes[size], bytes, sizeof(bytes)), kinds[k].start, starts[s]);
+	snprintf(memory, sizeof(memory), "%s,%s,%s%s",
+		size_format(bench->sizes[size], bytes, sizeof(bytes)), starts[s], kinds[k].start,
+		is_file ? bench->file : "");
 	r = bench_spawn(&run, argv, LIMIT_NS);
+	/* A VM's file stays behind it. */
+	unlink(bench->file);
 	if (r == -EINTR)
 		return err_set(err, r, "interrupted");
 	if (!r && run.status)
@@ -387,7 +505,7 @@ static double chosen_rate(struct bench *bench, unsigned k)
 {
 	for (unsigned i = 0; i < bench->column_count; i++)
 		if (bench->columns[i] == bench->chosen[k])
-			return bench_rank(&bench->cells[k][i][KVICK].rate, 0.5);
+			return bench_rank(&bench->cells[k][i][FULL].rate, 0.5);
 	return 0;
 }
 
@@ -420,7 +538,9 @@ static void cells_print(struct bench *bench)
 		if (bench->offered[k])
 			kind_print(bench, k);
 		else if (!bench->only || bench->wanted[k])
-			printf("%-16s not enough free pages of this size\n", kinds[k].name);
+			printf("%-16s not enough %s\n", kinds[k].name,
+				kinds[k].backing.kind == GMEM_FILE ? "room for the file"
+								   : "free pages of this size");
 	}
 	for (unsigned k = 0; k < KINDS; k++)
 		if (bench->offered[k] && chosen_rate(bench, k) > 0)
@@ -564,7 +684,7 @@ static int only_set(
 			return 0;
 		}
 	return err_set(err, -EINVAL,
-		"--only: \"%.40s\" is none of 4k, thp, memfd, hugetlb-2m, hugetlb-1g", value);
+		"--only: \"%.40s\" is none of 4k, thp, memfd, hugetlb-2m, hugetlb-1g, file", value);
 }
 
 static int no_start_set(
@@ -586,8 +706,8 @@ static const struct cli_option options[] = {
 	{"threads", "N", "1 to N threads (default: the number of CPUs)", threads_set, 0},
 	{"rounds", "N", "counted rounds (default 7); one more goes first", rounds_set, 0},
 	{"only", "MEMORY",
-		"4k, thp, memfd, hugetlb-2m or hugetlb-1g; repeatable (default:\n"
-		"all that are to be had)",
+		"4k, thp, memfd, hugetlb-2m, hugetlb-1g or file (in the folder for\n"
+		"temporary files); repeatable (default: all that are to be had)",
 		only_set, CLI_OPT_REPEAT},
 	{"no-start", NULL, "leave out the starts of VMs", no_start_set, 0},
 	{"json", NULL, "print the figures as JSON", json_set, 0},
@@ -607,6 +727,19 @@ static const struct cli_usage usage = {
 	.option_count = ARRAY_LEN(options),
 };
 
+/* Whether this host has the memory or, with something to spare, the room for the file. */
+static bool is_offered(const struct bench *bench, unsigned k)
+{
+	struct gmem_backing backing = backing_of(bench, k);
+	struct statvfs fs;
+
+	if (gmem_backing_check(&backing, bench->size_bytes, NULL) < 0)
+		return false;
+	return backing.kind != GMEM_FILE ||
+	       (!statvfs(bench->dir, &fs) &&
+		       (uint64_t)fs.f_bavail * fs.f_frsize > bench->size_bytes * 2);
+}
+
 static int bench_prepare(struct bench *bench, struct kv_err *err)
 {
 	int r = bench_self(bench->self, err);
@@ -622,9 +755,13 @@ static int bench_prepare(struct bench *bench, struct kv_err *err)
 		if (r < 0)
 			return r;
 	}
+	r = bench_dir_make(bench->dir, err);
+	if (r < 0)
+		return r;
+	snprintf(bench->timeline, sizeof(bench->timeline), "%s/timeline.json", bench->dir);
+	snprintf(bench->file, sizeof(bench->file), "%s/ram", bench->dir);
 	for (unsigned k = 0; k < KINDS; k++)
-		bench->offered[k] = (!bench->only || bench->wanted[k]) &&
-				    !gmem_backing_check(&kinds[k].backing, bench->size_bytes, NULL);
+		bench->offered[k] = (!bench->only || bench->wanted[k]) && is_offered(bench, k);
 	for (unsigned i = 0; i < SIZES; i++)
 		bench->sizes[i] = bench->size_bytes >> (SIZES - 1 - i);
 	r = gmem_room_check(bench->size_bytes, 0, "--size", "a smaller --size", err);
@@ -633,10 +770,6 @@ static int bench_prepare(struct bench *bench, struct kv_err *err)
 	if (!r)
 		r = bench_locate(bench->guest, sizeof(bench->guest), "guest/flat/signal.pvh.elf",
 			"signal.pvh.elf", err);
-	if (!r)
-		r = bench_dir_make(bench->dir, err);
-	if (!r)
-		snprintf(bench->timeline, sizeof(bench->timeline), "%s/timeline.json", bench->dir);
 	return r;
 }
 
@@ -659,6 +792,7 @@ static void bench_clear(struct bench *bench)
 			bench_free(&bench->clears[i][c]);
 	if (bench->dir[0]) {
 		unlink(bench->timeline);
+		unlink(bench->file);
 		rmdir(bench->dir);
 	}
 	free(bench);

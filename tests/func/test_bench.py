@@ -536,7 +536,7 @@ def test_compare_rates(kvick, tmp_path):
     """More GB/s is better; what is alike but for its kind of memory or its threads stays apart."""
     def rows(path, scale):
         cells = [
-            {"memory": memory, "method": "kvick", "threads": threads,
+            {"memory": memory, "method": "full", "threads": threads,
              "gb_s": {"median": rate * scale, "values": [(rate + i / 100) * scale for i in range(9)]}}
             for memory, threads, rate in (("4 KiB", 1, 2), ("4 KiB", 2, 3), ("THP", 1, 8))
         ]  # fmt: skip

@@ -546,16 +546,21 @@ def bench_populate(figures):
     """What must be in the figures of bench populate; the kinds of memory that it measured."""
     rows = figures["result"]["populate"]
     assert all(row["gb_s"]["median"] > 0 and row["x_bare"]["median"] > 0 for row in rows)
+    assert {row["method"] for row in rows} == {"full", "background", "vcpu", "bare loop", "touch"}
     assert all(n >= 1 for n in figures["result"]["default_threads"].values())
     return {row["memory"] for row in rows}
 
 
 @pytest.mark.usefixtures("kvm_host")
-def test_bench_populate(kvick):
-    args = ("--size", "128M", "--rounds", "1", "--threads", "2", "--only", "4k", "--only", "memfd", "--json")
-    out = subprocess.run([kvick, "bench", "populate", *args], capture_output=True, timeout=60, check=True)
+def test_bench_populate(kvick, tmp_path):
+    words = [word for kind in ("4k", "memfd", "file") for word in ("--only", kind)]
+    out = subprocess.run(
+        [kvick, "bench", "populate", "--size", "128M", "--rounds", "1", "--threads", "2", *words, "--json"],
+        capture_output=True, timeout=60, check=True, env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
     figures = json.loads(out.stdout)
-    assert bench_populate(figures) == {"anon, 4 KiB", "memfd"}
+    assert bench_populate(figures) == {"anon, 4 KiB", "memfd", "file"}
+    assert not list(tmp_path.iterdir())
     assert {row["start"] for row in figures["result"]["start"]} == {f"populate={p}" for p in POPULATES}
     wrong = subprocess.run(
         [kvick, "bench", "populate", "--only", "5k"], capture_output=True, text=True, check=False

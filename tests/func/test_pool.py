@@ -807,8 +807,8 @@ def figures_of(node):
     return [figure for child in node.values() for figure in figures_of(child)]
 
 
-def bench_pool(kvick, path, *args):
-    args = [kvick, "bench", "pool", "--size", "32M", "--json", *args]
+def bench_pool(kvick, path, *args, size="32M"):
+    args = [kvick, "bench", "pool", "--size", size, "--json", *args]
     result = subprocess.run(args, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     path.write_text(result.stdout)
@@ -836,6 +836,15 @@ def test_bench(kvick, tmp_path):
         faults = {kind: row["minor_faults"]["median"] for kind, row in machines["write"].items()}
         assert faults["lease"] > machines["pages"] / 2
         assert faults["lease_mapped"] < machines["pages"] / 10
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_bench_starts(kvick, tmp_path):
+    """Start against size: parts of the pool that are smaller than 128 MiB are left out."""
+    doc = bench_pool(kvick, tmp_path / "a", "--rounds", "2", "--only", "starts", size="512M")
+    starts = doc["result"]["machines"]["start"]
+    assert set(starts) == {"anon_128m", "anon", "lease", "lease_half", "lease_quarter"}
+    assert all(figure["count"] == 2 and figure["min"] > 0 for figure in figures_of(starts))
 
 
 def test_bench_compare(kvick, tmp_path):
