@@ -23,7 +23,7 @@ struct chunk_form {
  */
 struct chunk_mem {
 	int fd;	     /* the server's own */
-	int lend_fd; /* another opening of the same file, for the next client; -1 */
+	int lend_fd; /* another opening of the same file, for who leases it next or now; or -1 */
 	void *map;
 };
 

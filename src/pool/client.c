@@ -24,8 +24,7 @@ struct pool_lease {
 	int fd;
 	uint64_t asked_bytes;
 	bool wait, lazy, renew;
-	bool checked; /* the server is neither root nor this user: its chunks are looked at */
-	bool ending;  /* what is sent now is not waited for long */
+	bool ending; /* what is sent now is not waited for long */
 	uint64_t chunk_bytes, page_bytes;
 	unsigned count;
 	struct pool_chunk *chunks;
@@ -66,16 +65,6 @@ static int pool_connect(const char *path, bool wait, struct kv_err *err)
 err_fd:
 	fd_close(&fd);
 	return r;
-}
-
-/* Root and this user could do worse to this process than give it bad chunks. */
-static bool server_known(int fd)
-{
-	struct ucred peer;
-	socklen_t len = sizeof(peer);
-
-	return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) &&
-	       (!peer.uid || peer.uid == geteuid());
 }
 
 static int request_send(int fd, uint16_t type, uint32_t index, uint64_t bytes, uint32_t flags)
@@ -202,7 +191,7 @@ static int grant_take(struct pool_lease *lease, const struct pool_msg *msg, cons
 
 		if (!r && *to >= 0)
 			r = -EPROTO;
-		if (!r && lease->checked)
+		if (!r)
 			r = chunk_check(fds[i], lease->chunk_bytes);
 		if (!r)
 			*to = fds[i];
@@ -286,7 +275,6 @@ int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t
 		r = lease->fd;
 		goto err_end;
 	}
-	lease->checked = !server_known(lease->fd);
 	r = request_send(lease->fd, POOL_LEASE, 0, bytes, flags);
 	/* A server that refuses a connection has said why, and does not read. */
 	if (r < 0 && r != -EPIPE && r != -ECONNRESET) {

@@ -11,10 +11,7 @@
 /* The side of who needs memory: a lease of chunks, which lasts as long as its connection. */
 struct pool_lease;
 
-/*
- * One memfd; all of it is the lease's, and zero. Its size cannot change, or who maps it could be
- * killed by SIGBUS: that is looked at when the server is another user's, and not root's.
- */
+/* One memfd; all of it is the lease's, and zero. Its size cannot change. */
 struct pool_chunk {
 	int fd; /* borrowed; -1: not fetched yet (POOL_LAZY) */
 	uint64_t bytes;

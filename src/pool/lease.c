@@ -69,7 +69,7 @@ static int chunk_add(struct pool_server *server)
 	return 0;
 }
 
-/* Two descriptors a chunk while it is free, two a client that just connects. */
+/* Two descriptors a chunk, two a client that just connects. */
 static bool fds_suffice(uint64_t chunks, unsigned clients)
 {
 	struct rlimit limit;
