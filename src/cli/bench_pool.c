@@ -496,6 +496,7 @@ static int machines_run(struct bench *bench, struct kv_err *err)
 	int r = 0;
 
 	bench->vms.socket = bench->path;
+	bench->vms.chunk_bytes = bench->config.chunk_bytes;
 	for (unsigned round = 0; bench->starts && !r && round < bench->rounds + WARM_UP; round++)
 		r = bench_vms_start(&bench->vms, round >= WARM_UP, err);
 	for (unsigned round = 0; bench->writes && !r && round < (bench->rounds + 9) / 10; round++)
@@ -670,8 +671,9 @@ static const struct cli_usage usage = {
 		 "place (users that are trusted) and renewed by the kernel. Beside it, in the\n"
 		 "same run with as many threads, memset, streaming stores and the kernel's own\n"
 		 "clearing, by processor time where nothing else is said. And VMs that\n"
-		 "lease the whole pool: their start beside that of VMs with untouched anonymous\n"
-		 "memory, the page faults of a guest that writes every page, and how soon the\n"
+		 "lease the pool or part of it: their start beside that of VMs with untouched\n"
+		 "anonymous memory, the page faults of a guest that writes every page, and how "
+		 "soon the\n"
 		 "lease is zero after a guest that wrote all of it, or 1 %, scattered or not.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),

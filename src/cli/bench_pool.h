@@ -35,6 +35,7 @@ enum bench_left { BENCH_LEFT_ALL, BENCH_LEFT_1PCT, BENCH_LEFT_PIECE, BENCH_LEFTS
 
 struct bench_vms {
 	uint64_t bytes;
+	uint64_t chunk_bytes;
 	const char *socket; /* the pool's, of @bytes in all, which trusts this user */
 	char dir[BENCH_DIR_MAX], timeline[BENCH_FILE_MAX];
 	char self[BENCH_SELF_MAX], signal[4200], worker[4200];

@@ -103,12 +103,13 @@ struct slice {
 	struct gmem_fill *fill; /* of which this is @part of @parts, or NULL */
 	unsigned part, parts;
 	int result;
+	struct kv_err err;
 };
 
 /* As vCPUs do before they enter the guest. */
 static void slice_fill(struct slice *slice)
 {
-	slice->result = gmem_fill_part(slice->fill, slice->part, slice->parts, NULL);
+	slice->result = gmem_fill_part(slice->fill, slice->part, slice->parts, &slice->err);
 }
 
 static void slice_populate(struct slice *slice)
@@ -193,17 +194,19 @@ static struct gmem_backing backing_of(const struct bench *bench, unsigned k)
 	return backing;
 }
 
-/* A file of @bytes that has its space, or -errno. */
+/* A file of @bytes that has its space, where the file system can reserve it. Or -errno. */
 static int file_make(const struct bench *bench, uint64_t bytes)
 {
-	int fd = open(bench->file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	int r = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)bytes);
+	int fd = open(bench->file, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r;
 
-	if (!r)
+	if (fd < 0)
+		return -errno;
+	if (!ftruncate(fd, (off_t)bytes) &&
+		(!fallocate(fd, 0, 0, (off_t)bytes) || errno == EOPNOTSUPP))
 		return fd;
-	if (fd >= 0)
-		close(fd);
-	return -r;
+	r = -errno;
+	close(fd);
+	return r;
 }
 
 /* The memory that a bare loop populates. */
@@ -271,10 +274,15 @@ static int parts_run(struct gmem_fill *fill, unsigned threads, struct kv_err *er
 		slices[i] = (struct slice){
 			.work = slice_fill, .fill = fill, .part = i, .parts = threads};
 	r = slices_start(slices, threads);
+	for (unsigned i = 0; i < threads; i++)
+		if (slices[i].result < 0) {
+			*err = slices[i].err;
+			return slices[i].result;
+		}
 	return r < 0 ? err_set(err, r, "populate=vcpu: %s", err_text(r)) : 0;
 }
 
-/* When background threads are done, and how it went. */
+/* How the background's threads ended, and when. */
 struct ending {
 	sem_t over;
 	int result;
@@ -288,35 +296,25 @@ static void background_over(void *ctx, int result)
 	sem_post(&ending->over);
 }
 
-static int background_run(struct gmem_fill *fill, struct kv_err *err)
+/* @ending must live until @fill is gone: an interrupted wait leaves the threads at work. */
+static int background_run(struct gmem_fill *fill, struct ending *ending, struct kv_err *err)
 {
-	struct ending ending = {.result = 0};
+	struct timespec until;
 	int r = gmem_fill_ready(fill, err);
 
 	if (r < 0)
 		return r;
-	sem_init(&ending.over, 0, 0);
-	r = gmem_fill_start(fill, background_over, &ending);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	r = gmem_fill_start(fill, background_over, ending);
 	if (!r) {
-		while (sem_wait(&ending.over) < 0)
-			;
-		r = ending.result;
+		while (sem_clockwait(&ending->over, CLOCK_MONOTONIC, &until) < 0) {
+			if (bench_interrupted())
+				return err_set(err, -EINTR, "interrupted");
+			until.tv_sec++;
+		}
+		r = ending->result;
 	}
-	sem_destroy(&ending.over);
 	return r < 0 ? err_set(err, r, "populate=background: %s", err_text(r)) : 0;
-}
-
-static int fill_run(
-	struct gmem_fill *fill, enum method method, unsigned threads, struct kv_err *err)
-{
-	switch (method) {
-	case BACKGROUND:
-		return background_run(fill, err);
-	case VCPU:
-		return parts_run(fill, threads, err);
-	default:
-		return gmem_fill_run(fill, NULL, err);
-	}
 }
 
 static int kvick_run(const struct bench *bench, unsigned k, enum method method, unsigned threads,
@@ -325,22 +323,29 @@ static int kvick_run(const struct bench *bench, unsigned k, enum method method, 
 	struct gmem_fill_opts opts = {.threads = threads, .touch = method == TOUCH};
 	struct gmem_backing backing = backing_of(bench, k);
 	struct gmem_fill *fill = NULL;
+	struct ending ending = {.result = 0};
 	uint64_t begun, used;
 	struct gmem *gm;
 	int r = gmem_create(&gm, NULL);
 
 	if (r < 0)
 		return err_set(err, r, "out of memory");
+	sem_init(&ending.over, 0, 0);
 	r = gmem_add_backed(gm, 0, bench->size_bytes, &backing, 0, err);
 	used = bench_cpu_ns();
 	begun = clock_ns();
 	if (!r)
 		r = gmem_fill_create(&fill, gm, &opts, err);
-	if (!r)
-		r = fill_run(fill, method, threads, err);
+	if (!r && method == BACKGROUND)
+		r = background_run(fill, &ending, err);
+	else if (!r && method == VCPU)
+		r = parts_run(fill, threads, err);
+	else if (!r)
+		r = gmem_fill_run(fill, NULL, err);
 	*rates = rates_of(bench->size_bytes, clock_ns() - begun, bench_cpu_ns() - used);
 	gmem_fill_destroy(fill);
 	gmem_destroy(gm);
+	sem_destroy(&ending.over);
 	return r;
 }
 
@@ -523,6 +528,12 @@ static double best_rate(struct bench *bench, unsigned k)
 	return best;
 }
 
+/* A file is written to a disk, dozens of times: only for who asks for that. */
+static bool is_wanted(const struct bench *bench, unsigned k)
+{
+	return bench->only ? bench->wanted[k] : kinds[k].backing.kind != GMEM_FILE;
+}
+
 static void cells_print(struct bench *bench)
 {
 	char size[24];
@@ -537,7 +548,7 @@ static void cells_print(struct bench *bench)
 	for (unsigned k = 0; k < KINDS; k++) {
 		if (bench->offered[k])
 			kind_print(bench, k);
-		else if (!bench->only || bench->wanted[k])
+		else if (is_wanted(bench, k))
 			printf("%-16s not enough %s\n", kinds[k].name,
 				kinds[k].backing.kind == GMEM_FILE ? "room for the file"
 								   : "free pages of this size");
@@ -706,8 +717,9 @@ static const struct cli_option options[] = {
 	{"threads", "N", "1 to N threads (default: the number of CPUs)", threads_set, 0},
 	{"rounds", "N", "counted rounds (default 7); one more goes first", rounds_set, 0},
 	{"only", "MEMORY",
-		"4k, thp, memfd, hugetlb-2m, hugetlb-1g or file (in the folder for\n"
-		"temporary files); repeatable (default: all that are to be had)",
+		"4k, thp, memfd, hugetlb-2m, hugetlb-1g or file (written to the folder\n"
+		"for temporary files); repeatable (default: all but file that are to\n"
+		"be had)",
 		only_set, CLI_OPT_REPEAT},
 	{"no-start", NULL, "leave out the starts of VMs", no_start_set, 0},
 	{"json", NULL, "print the figures as JSON", json_set, 0},
@@ -716,13 +728,12 @@ static const struct cli_option options[] = {
 static const struct cli_usage usage = {
 	.verb = "bench populate",
 	.synopsis = "[OPTION...]",
-	.about = "Measure how fast guest memory becomes present: each backing, by kvick's own way, "
-		 "by\n"
-		 "a bare loop of mmap and MADV_POPULATE_WRITE, and by touching; how fast memory "
-		 "that\n"
-		 "is present is cleared; and how long VMs of several sizes take to start. Huge "
-		 "pages\n"
-		 "take part when enough of them are reserved.\n",
+	.about =
+		"Measure how fast guest memory becomes present: each backing, by kvick's own ways\n"
+		"(populate=full, background, vcpu), by a bare loop of mmap and\n"
+		"MADV_POPULATE_WRITE, and by touching; how fast memory that is present is\n"
+		"cleared; and how long VMs of several sizes take to start. Huge pages take part\n"
+		"when enough of them are reserved, a file when it is asked for.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
 };
@@ -761,7 +772,7 @@ static int bench_prepare(struct bench *bench, struct kv_err *err)
 	snprintf(bench->timeline, sizeof(bench->timeline), "%s/timeline.json", bench->dir);
 	snprintf(bench->file, sizeof(bench->file), "%s/ram", bench->dir);
 	for (unsigned k = 0; k < KINDS; k++)
-		bench->offered[k] = (!bench->only || bench->wanted[k]) && is_offered(bench, k);
+		bench->offered[k] = is_wanted(bench, k) && is_offered(bench, k);
 	for (unsigned i = 0; i < SIZES; i++)
 		bench->sizes[i] = bench->size_bytes >> (SIZES - 1 - i);
 	r = gmem_room_check(bench->size_bytes, 0, "--size", "a smaller --size", err);

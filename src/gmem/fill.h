@@ -19,7 +19,7 @@ struct fill_piece {
 	uint64_t page_bytes; /* of the pages that will be allocated: 4 KiB, 2 MiB, 1 GiB */
 	bool file;	     /* an image's pages: mapped in, never written */
 	bool fresh;	     /* takes memory that nobody has reserved */
-	bool own;	     /* anonymous small pages: not of a file */
+	bool own;	     /* private RAM of GMEM_ANON */
 	bool advise;	     /* huge pages are to be asked for first */
 	bool skip;	     /* left as it is */
 };

@@ -183,7 +183,7 @@ int gmem_present(void *host, uint64_t bytes)
 	while (r < 0 && (errno == EINTR || errno == EAGAIN));
 	if (!r)
 		return 0;
-	/* So a huge page is told that is not there. */
+	/* So the kernel tells of what would be a SIGBUS: a huge page that is not there. */
 	return errno == EFAULT ? -ENOMEM : -errno;
 }
 

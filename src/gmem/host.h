@@ -53,8 +53,9 @@ bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes
 bool gmem_thp_offered(void);
 
 /*
- * Make the pages of [@host, @host + @bytes) present and writable, without a change to what is in
- * them: what cannot be had is an error here, and would be a SIGBUS when it is touched.
+ * Make the pages of [@host, @host + @bytes), page-aligned, present and writable, without a change
+ * to what is in them: what cannot be had is an error here, and would be a SIGBUS when it is
+ * touched.
  * Returns 0; -ENOMEM; -EINVAL (Linux before 5.14 cannot do it); -errno. Context: any thread.
  */
 int gmem_present(void *host, uint64_t bytes);

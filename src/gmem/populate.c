@@ -344,7 +344,10 @@ static void threads_join(struct gmem_fill *fill)
 	fill->started = 0;
 }
 
-/* Give slice @part back. Files are left to their end: a lock of theirs lets no two threads in. */
+/*
+ * Give slice @part back. Files are left to their end, since a lock of theirs lets no two threads
+ * in, and huge pages, which are few.
+ */
 static void slice_drop(const struct gmem_fill *fill, unsigned part)
 {
 	uint64_t start = gmem_fill_bound(fill, part, fill->thread_count),
@@ -355,8 +358,11 @@ static void slice_drop(const struct gmem_fill *fill, unsigned part)
 		uint64_t from = start > piece->start ? start : piece->start;
 		uint64_t to = end < piece->start + piece->bytes ? end : piece->start + piece->bytes;
 
-		if (piece->own && from < to)
-			madvise(piece->host + (from - piece->start), to - from, MADV_DONTNEED);
+		uint8_t *host = piece->host + (from - piece->start);
+
+		/* The second is for what is locked. */
+		if (piece->own && from < to && madvise(host, to - from, MADV_DONTNEED) < 0)
+			madvise(host, to - from, MADV_DONTNEED_LOCKED);
 	}
 }
 
@@ -370,7 +376,7 @@ static void *drop_main(void *arg)
 	return NULL;
 }
 
-/* Empty all memory by as many threads as filled it: unmapping does the same with one. */
+/* Give memory back with as many threads as filled it: unmapping does the same with one. */
 static void slices_drop(struct gmem_fill *fill)
 {
 	struct fill_thread own = {.fill = fill};
@@ -424,6 +430,7 @@ int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct
 	if (r < 0 && fill->threads_asked) {
 		gmem_fill_stop(fill);
 		threads_join(fill);
+		slices_drop(fill);
 		return threads_failed(fill, r, err);
 	}
 	pin = pin && !sched_getaffinity(0, sizeof(own), &own);

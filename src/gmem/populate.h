@@ -52,8 +52,9 @@ int gmem_fill_create(struct gmem_fill **ret, struct gmem *gm, const struct gmem_
  * Populate everything now: this thread takes part, @watch (or NULL) is told and may stop it within
  * some 30 ms, or one page of 1 GiB.
  * Returns 0; -ECANCELED; -EAGAIN (the threads asked for cannot be started); -ENOMEM and others
- * with a sentence that says how far it came. Anonymous memory of small pages is empty again then,
- * and only gmem_destroy() is left to do.
+ * with a sentence that says how far it came. When it fails, all threads give the private RAM of
+ * GMEM_ANON back, with what was in it, some 15 ms a GiB of small pages for two of them: only
+ * gmem_destroy() is left to do.
  * Context: once for a fill.
  */
 int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct kv_err *err);

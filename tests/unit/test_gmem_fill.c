@@ -266,10 +266,12 @@ static bool stop_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 /* After the flag is up, each other thread ends the step it is in, of at most 4 MiB. */
 static void test_stop_step(void **state)
 {
-	static const struct gmem_backing backing = {.kind = GMEM_ANON, .thp = GMEM_OFF};
+	/* Only root may always lock so much. */
+	struct gmem_backing backings[] = {{.kind = GMEM_ANON, .thp = GMEM_OFF},
+		{.kind = GMEM_ANON, .thp = GMEM_OFF, .mlock = !geteuid()}};
 
 	for (unsigned threads = 1; threads <= 4; threads++) {
-		struct gmem *gm = ram_make(&backing, 512 * MIB, 0);
+		struct gmem *gm = ram_make(&backings[threads % 2], 512 * MIB, 0);
 		struct gmem_fill *fill = fill_make(gm, threads, false);
 		struct stopper stopper = {.fill = fill, .stop_at = 16 * MIB};
 		struct gmem_watch watch = {stop_tick, &stopper};
