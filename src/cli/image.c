@@ -16,6 +16,7 @@
 #include "image/image.h"
 #include "image/initrd.h"
 #include "machine/machine.h"
+#include "pool/client.h"
 #include "x86/layout.h"
 
 /* One part of a file and what gmem_overlay() will do with it. */
@@ -38,6 +39,7 @@ struct info {
 	struct part initrds[INITRD_FILES_MAX];
 	struct gmem_placed total;
 	struct gmem_backing backing; /* its kind: --backing */
+	uint64_t page_bytes;	     /* of that backing */
 	uint64_t small_bytes;	     /* of huge pages that the images turn into small ones */
 	bool has_start_kernel;
 	uint64_t start_kernel;
@@ -125,11 +127,33 @@ static int span_compare(const void *a, const void *b)
 	return (x->start > y->start) - (x->start < y->start);
 }
 
+/* The size of the pages that RAM would be made of. What a pool has, only it knows. */
+static void page_find(struct info *info)
+{
+	struct kv_err err = {0};
+	struct pool_info pool;
+	uint64_t page;
+	int r;
+
+	info->page_bytes = gmem_page_bytes(&info->backing);
+	if (info->backing.kind != GMEM_POOL)
+		return;
+	r = pool_status(info->config.memory.path, &pool, &err);
+	page = r < 0 ? 0 : pool.msg.page_bytes;
+	if (!r && (page < PAGE_BYTES || page & (page - 1)))
+		r = err_set(&err, -EPROTO, "the pool's answer makes no sense");
+	if (!r)
+		info->page_bytes = page;
+	else
+		log_msg(&info->log, LOG_LEVEL_WARN,
+			"backing=pool: %s; its pages are taken to be small", err.text);
+}
+
 /* As gmem_overlay() does it: huge pages under mapped ones become small, each of them once. */
 static void small_count(struct info *info)
 {
 	struct span spans[IMAGE_SEGMENTS_MAX + INITRD_FILES_MAX];
-	uint64_t page = gmem_page_bytes(&info->backing);
+	uint64_t page = info->page_bytes;
 	unsigned count = 0, segments = image_plan(info->image)->segment_count;
 	/* Where an initrd goes is only known once the size of RAM is. */
 	unsigned initrds = info->memory_given ? info->initrd->count : 0;
@@ -201,6 +225,7 @@ static int info_open(struct info *info, struct kv_err *err)
 	if (r < 0)
 		return r;
 	parts_make(info);
+	page_find(info);
 	small_count(info);
 	r = image_symbol(info->image, "start_kernel", &info->start_kernel);
 	if (r < 0 && r != -ENOENT)
@@ -274,11 +299,11 @@ static void text_print(const struct info *info)
 	       " bytes, zero %" PRIu64 " bytes\n",
 		info->total.mapped_bytes, info->total.mapped_bytes / PAGE_BYTES,
 		info->total.copied_bytes, info->total.zeroed_bytes);
-	if (gmem_is_hugetlb(info->backing.kind))
+	if (info->page_bytes > PAGE_BYTES)
 		printf("backing=%s: %" PRIu64 " bytes (%" PRIu64
 		       " huge pages) become small pages%s\n",
 			gmem_backing_name(info->backing.kind), info->small_bytes,
-			info->small_bytes / gmem_page_bytes(&info->backing),
+			info->small_bytes / info->page_bytes,
 			info->initrd->count && !info->memory_given
 				? "; more for the initrd (--memory tells)"
 				: "");

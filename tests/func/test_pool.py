@@ -127,6 +127,21 @@ def test_killed_huge_pages(serve, mode, request):
     assert int((HUGE / "free_hugepages").read_text()) == before
 
 
+@pytest.mark.usefixtures("huge_pages")
+def test_image_info(kvick, flat, serve):
+    """Only the pool knows what its pages are; without one they are taken to be small, and that is said."""
+    pool = serve("--size", "16M", "--chunk", "4M", "--page-size", "2M")
+
+    def info(backing):
+        args = [kvick, "image", "info", "--json", "--memory", f"1G,backing={backing}", flat / "worker.pvh.elf"]
+        return subprocess.run(args, capture_output=True, text=True, check=True)
+
+    asked, huge, none = info(f"pool:{pool.path}"), info("hugetlb-2m"), info("pool:/nowhere")
+    small = [json.loads(done.stdout)["small_page_bytes"] for done in (asked, huge, none)]
+    assert small[0] == small[1] > 0 == small[2]
+    assert asked.stderr == "" and "no pool answers at /nowhere" in none.stderr
+
+
 @pytest.mark.limit(20000)
 def test_killed_soak(any_pool, request):
     """As above, N - 10 rounds with --soak N."""
