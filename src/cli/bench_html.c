@@ -272,8 +272,7 @@ static void footprint_section(FILE *f, json_t *section)
 	json_array_foreach(subjects, s, subject) footprint_curve(f, subject);
 }
 
-/* Memory that becomes present: each kind and number of threads by all methods, three of them drawn.
- */
+/* Memory that becomes present: each kind and number of threads by all methods; three are drawn. */
 static void populate_section(FILE *f, json_t *section)
 {
 	static const char *const legend[BENCH_GROUP_BARS] = {"full", "bare loop", "touch"};

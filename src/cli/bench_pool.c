@@ -670,10 +670,9 @@ static const struct cli_usage usage = {
 		 "fast a lease that was written, whole or 1 %, is zero and free again: cleaned in\n"
 		 "place (users that are trusted) and renewed by the kernel. Beside it, in the\n"
 		 "same run with as many threads, memset, streaming stores and the kernel's own\n"
-		 "clearing, by processor time where nothing else is said. And VMs that\n"
-		 "lease the pool or part of it: their start beside that of VMs with untouched\n"
-		 "anonymous memory, the page faults of a guest that writes every page, and how "
-		 "soon the\n"
+		 "clearing, by processor time where nothing else is said. And VMs that lease the\n"
+		 "pool or part of it: their start beside that of VMs with untouched anonymous\n"
+		 "memory, the page faults of a guest that writes every page, and how soon the\n"
 		 "lease is zero after a guest that wrote all of it, or 1 %, scattered or not.\n",
 	.options = options,
 	.option_count = ARRAY_LEN(options),
