@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from images import cpio
-from places import Emulated
+from places import Emulated, boot_marks
 from vm import CRASH, OK
 
 QUIET = "console=ttyS0 quiet"
@@ -190,10 +190,9 @@ ORDER = "exec main ready first_entry start_kernel user_space boot_complete shutd
 
 
 def timeline(linux, kernel, *args):
-    path = "/tmp/kvick-timeline.json"
-    linux.run("rm", "-f", path)
-    booted(boot(linux, kernel, args=("--timeline", path, *args)))
-    return json.loads(linux.read(path))["marks"]
+    return boot_marks(
+        linux, lambda path: booted(boot(linux, kernel, args=("--timeline", path, *args)))
+    )
 
 
 def test_timeline(linux):
@@ -211,7 +210,10 @@ def test_timeline_with_a_system_map(linux):
 
 def test_timeline_without_symbols(linux):
     """Debian's kernel comes without a symbol table: the marks are absent, not guessed."""
-    marks = timeline(linux, "debian-vmlinuz", "--memory", "256M")
+    path = "/tmp/kvick-timeline.json"
+    args = "--memory", "256M", "--timeline", path
+    booted(boot(linux, "debian-vmlinuz", args=args))
+    marks = json.loads(linux.read(path))["marks"]
     assert "start_kernel" not in marks
     assert "user_space" not in marks
     assert "boot_complete" in marks

@@ -6,6 +6,7 @@ import os
 import xml.etree.ElementTree as ET
 
 import pytest
+from places import boot_marks
 from vm import OK, START, USAGE, run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -99,12 +100,15 @@ def test_wrong(kvick, flat, tmp_path):
 
 def test_linux(linux):
     """An unmodified kernel passes every mark, in its order."""
-    done = linux.kvick(
-        "--initrd", linux.guest("initrd.cpio"), "--append", "quiet", "--cpus", "2",
-        "--timeline", "/tmp/linux.json", linux.guest("vmlinux"),
-    )  # fmt: skip
-    assert done.returncode == OK
-    marks = json.loads(linux.read("/tmp/linux.json"))["marks"]
+
+    def boot(path):
+        done = linux.kvick(
+            "--initrd", linux.guest("initrd.cpio"), "--append", "quiet", "--cpus", "2",
+            "--timeline", path, linux.guest("vmlinux"),
+        )  # fmt: skip
+        assert done.returncode == OK
+
+    marks = boot_marks(linux, boot)
     order = ["ready", "first_entry", "start_kernel", "run_init", "user_space", "boot_complete"]
     times = [marks[name]["ns"] for name in order + ["shutdown", "torn_down"]]
     assert times == sorted(times)
