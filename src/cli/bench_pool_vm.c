@@ -158,12 +158,10 @@ static int starts_compare(struct bench_vms *vms)
 
 int bench_vms_start(struct bench_vms *vms, bool counted, struct kv_err *err)
 {
-	/* In six rounds each kind follows each other once: what ran before leaves caches warm. */
-	static const unsigned turns[BENCH_STARTS] = {0, 1, 5, 2, 4, 3};
 	int r = 0;
 
 	for (unsigned i = 0; !r && i < BENCH_STARTS; i++) {
-		unsigned kind = (vms->round + turns[i]) % BENCH_STARTS;
+		unsigned kind = bench_turn(vms->round, i, BENCH_STARTS);
 		unsigned part = start_kinds[kind].part;
 		uint64_t bytes = part ? vms->bytes / part : SMALL_BYTES;
 		bool leased = start_kinds[kind].leased;

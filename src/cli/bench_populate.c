@@ -196,13 +196,14 @@ static struct gmem_backing backing_of(const struct bench *bench, unsigned k)
 	return backing;
 }
 
-/* A file of @bytes that has its space, where the file system can reserve it. Or -errno. */
+/* A file without a name that has its space, where the file system can reserve it. Or -errno. */
 static int file_make(const struct bench *bench, uint64_t bytes)
 {
 	int fd = open(bench->file, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r;
 
 	if (fd < 0)
 		return -errno;
+	unlink(bench->file);
 	if (!ftruncate(fd, (off_t)bytes) &&
 		(!fallocate(fd, 0, 0, (off_t)bytes) || errno == EOPNOTSUPP))
 		return fd;
@@ -242,7 +243,6 @@ static int bare_run(
 	r = slices_run(at, span, page > 2 * MIB ? page : 2 * MIB, threads, slice_populate);
 	*rates = rates_of(span, clock_ns() - begun, bench_cpu_ns() - used);
 	munmap(map, span + slack);
-	unlink(bench->file);
 	return r;
 }
 
@@ -284,7 +284,7 @@ static int parts_run(struct gmem_fill *fill, unsigned threads, struct kv_err *er
 	return r < 0 ? err_set(err, r, "populate=vcpu: %s", err_text(r)) : 0;
 }
 
-/* How the background's threads ended, and when. */
+/* How the background's threads ended, once they have. */
 struct ending {
 	sem_t over;
 	int result;
@@ -362,17 +362,6 @@ static int method_run(const struct bench *bench, unsigned k, enum method method,
 	return r < 0 ? err_set(err, r, "%s: the bare loop: %s", kinds[k].name, err_text(r)) : 0;
 }
 
-/*
- * The method whose turn is @i in @round. In ten rounds each follows each other one equally often:
- * what has just been given back comes faster, and how much faster depends on who had it.
- */
-static enum method method_turn(unsigned round, unsigned i)
-{
-	static const unsigned turns[METHODS] = {0, 1, 4, 2, 3};
-
-	return (enum method)((round / 2 + turns[round % 2 ? METHODS - 1 - i : i]) % METHODS);
-}
-
 /* All methods of one kind and number of threads. */
 static int cell_round(
 	struct bench *bench, unsigned k, unsigned column, unsigned round, struct kv_err *err)
@@ -381,7 +370,7 @@ static int cell_round(
 	int r = 0;
 
 	for (unsigned i = 0; !r && i < METHODS; i++) {
-		enum method method = method_turn(round, i);
+		enum method method = (enum method)bench_turn(round, i, METHODS);
 
 		if (bench_interrupted())
 			return err_set(err, -EINTR, "interrupted");

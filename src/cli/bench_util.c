@@ -56,6 +56,16 @@ void bench_catch_signals(void)
 	sigaction(SIGHUP, &sa, NULL);
 }
 
+unsigned bench_turn(unsigned round, unsigned i, unsigned count)
+{
+	/* An odd number needs each order backwards, too. */
+	if (count % 2) {
+		i = round % 2 ? count - 1 - i : i;
+		round /= 2;
+	}
+	return (round + (i % 2 ? (i + 1) / 2 : count - i / 2)) % count;
+}
+
 bool bench_interrupted(void)
 {
 	return interrupted;

@@ -87,6 +87,13 @@ double bench_rank(const struct bench_samples *samples, double share);
  */
 int bench_self(char *buf, struct kv_err *err);
 
+/*
+ * Which of @count things has turn @i in @round. In @count rounds, or twice as many when @count is
+ * odd, each follows each other one equally often: what ran before leaves caches and free memory
+ * behind. (A Williams design: 0, 1, @count - 1, 2, @count - 2, ... and on by one each round.)
+ */
+unsigned bench_turn(unsigned round, unsigned i, unsigned count);
+
 /* CPU time that this process has used so far, all its threads, in ns. */
 uint64_t bench_cpu_ns(void);
 
