@@ -132,18 +132,12 @@ static void page_find(struct info *info)
 {
 	struct kv_err err = {0};
 	struct pool_info pool;
-	uint64_t page;
-	int r;
 
 	info->page_bytes = gmem_page_bytes(&info->backing);
 	if (info->backing.kind != GMEM_POOL)
 		return;
-	r = pool_status(info->config.memory.path, &pool, &err);
-	page = r < 0 ? 0 : pool.msg.page_bytes;
-	if (!r && (page < PAGE_BYTES || page & (page - 1)))
-		r = err_set(&err, -EPROTO, "the pool's answer makes no sense");
-	if (!r)
-		info->page_bytes = page;
+	if (!pool_status(info->config.memory.path, &pool, &err))
+		info->page_bytes = pool.msg.page_bytes;
 	else
 		log_msg(&info->log, LOG_LEVEL_WARN,
 			"backing=pool: %s; its pages are taken to be small", err.text);

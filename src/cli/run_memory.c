@@ -122,9 +122,6 @@ static int loan_make(struct run_loan *loan, struct gmem_lender *lender,
 
 	if (r < 0)
 		return r;
-	if (!info.msg.chunk_bytes || info.msg.page_bytes < PAGE_BYTES ||
-		info.msg.chunk_bytes % info.msg.page_bytes)
-		return err_set(err, -EPROTO, "the pool's answer makes no sense");
 	loan->path = mem->path;
 	loan->bytes = info.msg.chunk_bytes;
 	loan->flags = flags;

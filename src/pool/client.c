@@ -201,15 +201,27 @@ static int grant_take(struct pool_lease *lease, const struct pool_msg *msg, cons
 	return r < 0 ? err_set(err, r, "the pool's chunks are not what was asked for") : 0;
 }
 
+/* Whether what a server says of its chunks can be. */
+static int sizes_check(const struct pool_msg *msg, struct kv_err *err)
+{
+	uint64_t page = msg->page_bytes;
+
+	if (!msg->chunk_bytes || page < PAGE_BYTES || page & (page - 1) || msg->chunk_bytes % page)
+		return err_set(err, -EPROTO, "the pool's answer makes no sense");
+	return 0;
+}
+
 /* What the first grant says of the lease as a whole. */
 static int lease_size(
 	struct pool_lease *lease, const struct pool_msg *msg, uint64_t bytes, struct kv_err *err)
 {
-	uint64_t count = msg->chunk_bytes ? msg->bytes / msg->chunk_bytes : 0;
+	int r = sizes_check(msg, err);
+	uint64_t count = r < 0 ? 0 : msg->bytes / msg->chunk_bytes;
 
+	if (r < 0)
+		return r;
 	if (!count || count > POOL_CHUNKS_MAX || msg->bytes < bytes ||
-		msg->bytes % msg->chunk_bytes || msg->page_bytes < PAGE_BYTES ||
-		msg->chunk_bytes % msg->page_bytes)
+		msg->bytes % msg->chunk_bytes)
 		return err_set(err, -EPROTO, "the pool's answer makes no sense");
 	lease->chunks = calloc(count, sizeof(*lease->chunks));
 	if (!lease->chunks)
@@ -436,7 +448,8 @@ int pool_status(const char *path, struct pool_info *info, struct kv_err *err)
 
 	if (fd < 0)
 		return r;
-	return answer_read(fd, POOL_INFO, info, sizeof(*info), NULL, NULL, err);
+	r = answer_read(fd, POOL_INFO, info, sizeof(*info), NULL, NULL, err);
+	return r < 0 ? r : sizes_check(&info->msg, err);
 }
 
 int pool_resize(const char *path, enum pool_type type, uint64_t bytes, struct kv_err *err)

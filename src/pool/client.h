@@ -100,7 +100,10 @@ void pool_lease_report(struct pool_lease *lease);
  */
 void pool_lease_end(struct pool_lease *lease);
 
-/* Ask the pool at @path (NULL: pool_path()) how it is. Returns 0; errors as pool_lease(). */
+/*
+ * Ask the pool at @path (NULL: pool_path()) how it is; the sizes of chunks and pages can be relied
+ * on. Returns 0; errors as pool_lease().
+ */
 int pool_status(const char *path, struct pool_info *info, struct kv_err *err);
 
 /*

@@ -240,8 +240,7 @@ static int grant_send(struct client *client, unsigned from, unsigned count)
 		chunk->sent = chunk->lent = chunk->bound = true;
 		chunk->uid = client->uid;
 	}
-	/* The server's own ones stay open until the lease ends: closing takes longer than sending.
-	 */
+	/* They stay open here until the lease ends: closing takes longer than sending. */
 	return pool_send(client->fd, &msg, sizeof(msg), fds, count);
 }
 
