@@ -342,6 +342,8 @@ static void threads_join(struct gmem_fill *fill)
 	for (unsigned i = 0; i < fill->started; i++)
 		pthread_join(fill->threads[i].thread, NULL);
 	fill->started = 0;
+	free(fill->threads);
+	fill->threads = NULL;
 }
 
 /*
@@ -357,7 +359,6 @@ static void slice_drop(const struct gmem_fill *fill, unsigned part)
 		const struct fill_piece *piece = &fill->pieces[i];
 		uint64_t from = start > piece->start ? start : piece->start;
 		uint64_t to = end < piece->start + piece->bytes ? end : piece->start + piece->bytes;
-
 		uint8_t *host = piece->host + (from - piece->start);
 
 		/* The second is for what is locked. */
@@ -366,28 +367,28 @@ static void slice_drop(const struct gmem_fill *fill, unsigned part)
 	}
 }
 
-static void *drop_main(void *arg)
+static void slices_drop(struct gmem_fill *fill)
 {
-	struct gmem_fill *fill = ((struct fill_thread *)arg)->fill;
 	unsigned part;
 
 	while ((part = atomic_fetch_add(&fill->slices_begun, 1)) < fill->thread_count)
 		slice_drop(fill, part);
+}
+
+static void *drop_main(void *arg)
+{
+	slices_drop(((struct fill_thread *)arg)->fill);
 	return NULL;
 }
 
 /* Give memory back with as many threads as filled it: unmapping does the same with one. */
-static void slices_drop(struct gmem_fill *fill)
+static void memory_drop(struct gmem_fill *fill)
 {
-	struct fill_thread own = {.fill = fill};
-
 	atomic_store(&fill->slices_begun, 0);
-	free(fill->threads);
-	fill->threads = NULL;
 	/* Those that cannot be started are not needed. */
 	if (fill->thread_count > 1)
 		threads_start(fill, 1, drop_main);
-	drop_main(&own);
+	slices_drop(fill);
 	threads_join(fill);
 }
 
@@ -430,7 +431,7 @@ int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct
 	if (r < 0 && fill->threads_asked) {
 		gmem_fill_stop(fill);
 		threads_join(fill);
-		slices_drop(fill);
+		memory_drop(fill);
 		return threads_failed(fill, r, err);
 	}
 	pin = pin && !sched_getaffinity(0, sizeof(own), &own);
@@ -446,7 +447,7 @@ int gmem_fill_run(struct gmem_fill *fill, const struct gmem_watch *watch, struct
 	if (!r)
 		return 0;
 	r = fill_failed(fill, r, err);
-	slices_drop(fill);
+	memory_drop(fill);
 	return r;
 }
 
@@ -518,6 +519,5 @@ void gmem_fill_destroy(struct gmem_fill *fill)
 	threads_join(fill);
 	pthread_cond_destroy(&fill->changed);
 	pthread_mutex_destroy(&fill->lock);
-	free(fill->threads);
 	free(fill);
 }
