@@ -275,15 +275,17 @@ def test_boot_that_ends(kvick, flat, tmp_path):
 
 def test_boot_in_testbed(linux):
     """Every step of a Linux boot is there, in its order."""
-    args = "--runs 3 --json --initrd build/guest/initrd.cpio --append quiet build/guest/vmlinux"
-    done = linux.run(linux.program, "bench", "boot", *args.split(), timeout=120)
-    assert done.returncode == OK, done.stderr
-    steps = contents(done.stdout, "boot")["phases_ms"]
-    assert figure(steps["to start_kernel"], 3)["min"] > 0
-    for name in "kernel", "user space to boot byte", "exec to user space":
-        seen = steps[name]["count"]
-        assert seen == 3 or 1 <= seen < 3 < linux.boots_for_marks
-        assert figure(steps[name], seen)["min"] > 0
+    args = "--runs 2 --json --initrd build/guest/initrd.cpio --append quiet build/guest/vmlinux"
+    steps = {}
+    # Again when the emulator did not see a first user instruction (testbed/README.md, Pitfalls).
+    for _ in range(linux.boots_for_marks):
+        done = linux.run(linux.program, "bench", "boot", *args.split(), timeout=120)
+        assert done.returncode == OK, done.stderr
+        steps = contents(done.stdout, "boot")["phases_ms"]
+        if steps["exec to user space"]["count"] == 2:
+            break
+    for name in "to start_kernel", "kernel", "user space to boot byte", "exec to user space":
+        assert figure(steps[name], 2)["min"] > 0
     assert steps["exec to user space"]["median"] < steps["exec to boot byte"]["median"]
 
 

@@ -256,16 +256,16 @@ static bool stop_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 	stopper->total = total_bytes;
 	if (done_bytes < stopper->stop_at)
 		return false;
-	if (stopper->fill && !stopper->at) {
+	if (!stopper->at) {
 		gmem_fill_stop(stopper->fill);
-		stopper->at = gmem_fill_done(stopper->fill);
+		stopper->at = stopper->fill ? gmem_fill_done(stopper->fill) : done_bytes;
 	}
 	return true;
 }
 
 /*
  * Populate @gm, to be stopped at 16 MiB. On a machine that is busy elsewhere the other threads may
- * have filled everything before this one looks: then again, with fresh memory.
+ * have filled much or everything before this one looks: then again, with fresh memory.
  */
 static struct gmem_fill *stopped_fill(const struct gmem_backing *backing, unsigned threads,
 	struct gmem **gm, struct stopper *stopper, bool flag)
@@ -280,10 +280,10 @@ static struct gmem_fill *stopped_fill(const struct gmem_backing *backing, unsign
 		fill = fill_make(*gm, threads, false);
 		*stopper = (struct stopper){.fill = flag ? fill : NULL, .stop_at = 16 * MIB};
 		r = gmem_fill_run(fill, &watch, &err);
-		if (r) {
+		if (r)
 			assert_int_equal(r, -ECANCELED);
+		if (r && stopper->at < 128 * MIB)
 			return fill;
-		}
 		gmem_fill_destroy(fill);
 		gmem_destroy(*gm);
 	}
@@ -323,7 +323,8 @@ static void test_stop(void **state)
 
 		assert_true(stopper.calls > 0);
 		assert_int_equal(stopper.total, 512 * MIB);
-		assert_true(gmem_fill_done(fill) < 512 * MIB);
+		/* All threads stopped soon. */
+		assert_true(gmem_fill_done(fill) < 256 * MIB);
 		gmem_fill_destroy(fill);
 		gmem_destroy(gm);
 	}
