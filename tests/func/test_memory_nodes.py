@@ -82,7 +82,7 @@ def test_file_on_tmpfs(nodes, node):
 
 # Until a thread that populates is seen, with the CPUs that it may run on.
 CPUS_OF_FILLING = """
-build/kvick run --memory 700M,thp=off,numa=$1,populate=background,threads=2 build/guest/flat/spin.pvh.elf &
+build/kvick run --memory 512M,thp=off,numa=$1,populate=background,threads=2 build/guest/flat/spin.pvh.elf &
 while kill -0 $! && [ -z "$found" ]; do
 	for task in /proc/$!/task/*; do
 		read -r name <$task/comm && [ "$name" = "kvick populate" ] &&
