@@ -2,6 +2,7 @@
 #include "cli/run_opts.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "cli/cli.h"
 #include "cli/timeline_file.h"
@@ -20,8 +21,13 @@ static int file_load(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	struct run_opts *opts = ctx;
+	int r = vm_config_load(&opts->config, value, err);
 
-	return vm_config_load(&opts->config, value, err);
+	opts->config_file = value;
+	/* One without a kernel leaves it to the rest of the line. */
+	if (!r && opts->config.kernel)
+		vm_config_check(&opts->config, &opts->file_err);
+	return r;
 }
 
 static int timeline_set(
@@ -162,7 +168,7 @@ static const struct cli_usage usage = {
 int run_opts_parse(struct run_opts *opts, int argc, char **argv)
 {
 	struct kv_err err = {0};
-	int status;
+	int status, r;
 
 	if (vm_config_init(&opts->config) < 0) {
 		cli_error("run", "out of memory");
@@ -171,7 +177,13 @@ int run_opts_parse(struct run_opts *opts, int argc, char **argv)
 	status = cli_parse(&usage, argc, argv, opts);
 	if (status != CLI_GO_ON)
 		return status;
-	if (vm_config_check(&opts->config, &err) < 0)
+	r = vm_config_check(&opts->config, &err);
+	/* What the options have not changed is the file's own mistake. */
+	if (r < 0 && opts->config_file && !strcmp(err.text, opts->file_err.text)) {
+		cli_error("run", "%s: %s", opts->config_file, err.text);
+		return CLI_EXIT_START;
+	}
+	if (r < 0)
 		return cli_usage_error("run", "%s", err.text);
 	if (opts->timeline_detail && !timeline_wants_json(opts->timeline))
 		return cli_usage_error("run", "--timeline-detail needs --timeline FILE.json");

@@ -4,11 +4,14 @@
 
 #include <stdbool.h>
 
+#include "base/err.h"
 #include "machine/vm_config.h"
 
 /* The command line of `kvick run`. */
 struct run_opts {
 	struct vm_config config;
+	const char *config_file; /* the argument of --config-file, borrowed from argv, or NULL */
+	struct kv_err file_err; /* why that file, which names a kernel, describes no VM; or empty */
 	bool stats;		/* count exits */
 	const char *stats_path; /* where they go as JSON, borrowed from argv; NULL: to stderr */
 	bool timeline_detail;	/* vCPU exits and device work go into the timeline */

@@ -201,6 +201,20 @@ def test_config_without_kernel(kvick, tmp_path):
     fails(run(kvick, "run", "--config-file", config), USAGE, "no kernel is given")
 
 
+def test_config_against_itself(kvick, tmp_path):
+    """Fields that do not go together are the file's mistake, or the line's that brought one of them."""
+    memory = {"size": "64M", "backing": "memfd"}
+    content = {"boot-source": {"kernel_image_path": str(tmp_path)}, "kvick": {"memory": memory}}
+    good = write(tmp_path / "good.json", content)
+    memory["merge"] = True
+    bad = write(tmp_path / "bad.json", content)
+    text = "memory: merge=on needs private memory"
+    fails(run(kvick, "run", "--config-file", bad), START, f"{bad}: {text}")
+    fails(run(kvick, "run", "--config-file", bad, "--memory", "64M,backing=anon"), START, "a directory")
+    line = ("--memory", "64M,merge=on,backing=memfd")
+    assert good not in fails(run(kvick, "run", "--config-file", good, *line), USAGE, text)
+
+
 CONFIG_BAD = [
     ("", [":1:"]),
     ("{", [":1:"]),
