@@ -319,7 +319,7 @@ static int start_run(struct bench *bench, const char *keys, double *ret_ms, stru
 	return r < 0 ? err_set(err, r, "kvick run %s: %s", keys ? keys : "", err_text(r)) : 0;
 }
 
-/* All VMs once, each round beginning with another: who follows a slow teardown pays for it. */
+/* All VMs once, in another order each round: who follows a slow teardown pays for it. */
 static int starts_round(struct bench *bench, unsigned round, struct kv_err *err)
 {
 	unsigned subjects = 1 + HOWS * bench->size_count;
@@ -327,7 +327,7 @@ static int starts_round(struct bench *bench, unsigned round, struct kv_err *err)
 	int r = 0;
 
 	for (unsigned i = 0; !r && i < subjects; i++) {
-		unsigned subject = (i + round) % subjects, s = (subject - 1) / HOWS;
+		unsigned subject = bench_turn(round, i, subjects), s = (subject - 1) / HOWS;
 		char size[24], keys[96];
 
 		if (subject && !bench->cells[s][0][(subject - 1) % HOWS].tried)
