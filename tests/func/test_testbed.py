@@ -369,6 +369,15 @@ def test_cli_files(tmp_path):
     assert (tmp_path / "out").read_bytes().strip() == b"orf dna ot"
 
 
+def test_cli_file_of_a_command_that_failed(tmp_path):
+    """What a command did not come to writing is not another failure."""
+    get = f"/none:{tmp_path}/out"
+    failed = cli("--get", get, "--", "sh", "-c", "echo why >&2; exit 3")
+    assert (failed.returncode, failed.stderr) == (3, b"why\n")
+    done = cli("--get", get, "--", "true")
+    assert done.returncode == 125 and b"/none" in done.stderr
+
+
 def test_cli_packages():
     assert b"qemu-system-x86\n" in cli("--packages").stdout
 
