@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "base/fd.h"
 #include "cli/cli.h"
 #include "config/config.h"
 #include "gmem/backing.h"
@@ -38,9 +39,10 @@ struct info {
 	struct part segments[IMAGE_SEGMENTS_MAX];
 	struct part initrds[INITRD_FILES_MAX];
 	struct gmem_placed total;
-	struct gmem_backing backing; /* its kind: --backing */
-	uint64_t page_bytes;	     /* of that backing */
-	uint64_t small_bytes;	     /* of huge pages that the images turn into small ones */
+	bool backing_given;		/* by --backing */
+	enum gmem_backing_kind backing; /* there */
+	uint64_t page_bytes;		/* of the memory's backing */
+	uint64_t small_bytes;		/* of huge pages that the images turn into small ones */
 	bool has_start_kernel;
 	uint64_t start_kernel;
 };
@@ -62,20 +64,29 @@ static bool file_maps(int fd)
 	return true;
 }
 
-static void part_make(
-	struct part *part, int fd, bool maps, enum gmem_image_map how, struct gmem_placed *total)
+/* Why nothing of the file @fd is mapped, as gmem_overlay() finds it; NULL: it is. */
+static const char *copied_because(const struct info *info, int fd)
+{
+	if (info->config.image_map == GMEM_IMAGE_COPY)
+		return "--image-map copy";
+	/* Private pages are not what another process maps. */
+	if (info->config.memory.shared)
+		return "shared=on";
+	return file_maps(fd) ? NULL : "its file system cannot map files";
+}
+
+/* @copied: why nothing of the file @fd is mapped, or NULL. */
+static void part_make(struct part *part, int fd, const char *copied, struct gmem_placed *total)
 {
 	struct stat st;
 	bool ends_file = !fstat(fd, &st) && (uint64_t)st.st_size == part->offset + part->file_bytes;
 	struct gmem_split *split = &part->split;
 
 	gmem_split_make(split, part->gpa, part->mem_bytes, part->offset, part->file_bytes,
-		ends_file, maps ? how : GMEM_IMAGE_COPY);
+		ends_file, copied ? GMEM_IMAGE_COPY : GMEM_IMAGE_SHARE);
 	if (part->file_bytes && !split->map_bytes) {
-		if (how == GMEM_IMAGE_COPY)
-			part->whole = "--image-map copy";
-		else if (!maps)
-			part->whole = "its file system cannot map files";
+		if (copied)
+			part->whole = copied;
 		else if (!split->aligned)
 			part->whole = "file offset and address differ inside a page";
 		else
@@ -90,7 +101,7 @@ static void parts_make(struct info *info)
 {
 	const struct image_plan *plan = image_plan(info->image);
 	int fd = image_fd(info->image);
-	bool maps = file_maps(fd);
+	const char *copied = copied_because(info, fd);
 
 	for (unsigned i = 0; i < plan->segment_count; i++) {
 		const struct image_segment *seg = &plan->segments[i];
@@ -101,7 +112,7 @@ static void parts_make(struct info *info)
 			.mem_bytes = seg->mem_bytes,
 			.gpa = seg->gpa,
 		};
-		part_make(&info->segments[i], fd, maps, info->config.image_map, &info->total);
+		part_make(&info->segments[i], fd, copied, &info->total);
 	}
 	for (unsigned i = 0; i < info->initrd->count; i++) {
 		const struct initrd_file *file = &info->initrd->files[i];
@@ -111,8 +122,8 @@ static void parts_make(struct info *info)
 			.mem_bytes = align_up(file->bytes, PAGE_BYTES),
 			.gpa = file->offset,
 		};
-		part_make(&info->initrds[i], file->fd, file_maps(file->fd), info->config.image_map,
-			&info->total);
+		part_make(
+			&info->initrds[i], file->fd, copied_because(info, file->fd), &info->total);
 	}
 }
 
@@ -127,20 +138,44 @@ static int span_compare(const void *a, const void *b)
 	return (x->start > y->start) - (x->start < y->start);
 }
 
-/* The size of the pages that RAM would be made of. What a pool has, only it knows. */
-static void page_find(struct info *info)
+/* Whether a pool's huge pages, which only it knows, go with the size and the other keys. */
+static int chunk_check(const struct info *info, struct kv_err *err)
 {
-	struct kv_err err = {0};
+	/* A file of such pages, even an empty one, is what a chunk is to the check. */
+	unsigned flags = MFD_CLOEXEC | MFD_HUGETLB |
+			 (unsigned)__builtin_ctzll(info->page_bytes) << MAP_HUGE_SHIFT;
+	FD_SCOPED int fd = memfd_create("kvick-page", flags);
+	struct gmem_chunk chunk = {.fd = fd};
+	struct gmem_backing backing = {
+		.kind = GMEM_POOL,
+		.thp = info->config.memory.thp,
+		.chunks = &chunk,
+		.chunk_count = 1,
+	};
+
+	if (fd < 0)
+		return err_set(err, -errno, "memory: backing=pool: %s", err_text(errno));
+	return gmem_backing_valid(&backing, info->config.memory_bytes, err);
+}
+
+/* The size of the pages that RAM would be made of. */
+static int page_find(struct info *info, struct kv_err *err)
+{
+	const struct vm_memory *memory = &info->config.memory;
+	struct gmem_backing backing = {.kind = memory->backing};
+	struct kv_err why = {0};
 	struct pool_info pool;
 
-	info->page_bytes = gmem_page_bytes(&info->backing);
-	if (info->backing.kind != GMEM_POOL)
-		return;
-	if (!pool_status(info->config.memory.path, &pool, &err))
-		info->page_bytes = pool.msg.page_bytes;
-	else
+	info->page_bytes = gmem_page_bytes(&backing);
+	if (memory->backing != GMEM_POOL)
+		return 0;
+	if (pool_status(memory->path, &pool, &why) < 0) {
 		log_msg(&info->log, LOG_LEVEL_WARN,
-			"backing=pool: %s; its pages are taken to be small", err.text);
+			"backing=pool: %s; its pages are taken to be small", why.text);
+		return 0;
+	}
+	info->page_bytes = pool.msg.page_bytes;
+	return info->memory_given && info->page_bytes > PAGE_BYTES ? chunk_check(info, err) : 0;
 }
 
 /* As gmem_overlay() does it: huge pages under mapped ones become small, each of them once. */
@@ -214,12 +249,13 @@ static int info_open(struct info *info, struct kv_err *err)
 	if (!r)
 		r = initrd_open(&info->initrd, (const char *const *)config->initrds,
 			config->initrd_count, err);
+	if (!r)
+		r = page_find(info, err);
 	if (!r && info->memory_given)
 		r = memory_check(info, err);
 	if (r < 0)
 		return r;
 	parts_make(info);
-	page_find(info);
 	small_count(info);
 	r = image_symbol(info->image, "start_kernel", &info->start_kernel);
 	if (r < 0 && r != -ENOENT)
@@ -296,7 +332,7 @@ static void text_print(const struct info *info)
 	if (info->page_bytes > PAGE_BYTES)
 		printf("backing=%s: %" PRIu64 " bytes (%" PRIu64
 		       " huge pages) become small pages%s\n",
-			gmem_backing_name(info->backing.kind), info->small_bytes,
+			gmem_backing_name(info->config.memory.backing), info->small_bytes,
 			info->small_bytes / info->page_bytes,
 			info->initrd->count && !info->memory_given
 				? "; more for the initrd (--memory tells)"
@@ -357,7 +393,7 @@ static int json_print(const struct info *info)
 		"initrds", initrds, "mapped_bytes", (json_int_t)info->total.mapped_bytes,
 		"copied_bytes", (json_int_t)info->total.copied_bytes, "zero_bytes",
 		(json_int_t)info->total.zeroed_bytes, "backing",
-		gmem_backing_name(info->backing.kind), "small_page_bytes",
+		gmem_backing_name(info->config.memory.backing), "small_page_bytes",
 		(json_int_t)info->small_bytes);
 	/* A path that is not UTF-8 has no place in JSON. */
 	r = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
@@ -370,14 +406,9 @@ static int field_set(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	struct info *info = ctx;
-	bool memory = !strcmp(option->name, "memory");
-	int r = vm_config_set(&info->config, option->name, value, err);
 
-	info->memory_given |= memory;
-	/* --memory of `kvick run` may say it, too. */
-	if (!r && memory && info->config.memory.backing != GMEM_ANON)
-		info->backing.kind = info->config.memory.backing;
-	return r;
+	info->memory_given |= !strcmp(option->name, "memory");
+	return vm_config_set(&info->config, option->name, value, err);
 }
 
 static int backing_set(
@@ -387,13 +418,13 @@ static int backing_set(
 
 	for (int i = 0; i < GMEM_BACKING_KINDS; i++)
 		if (!strcmp(gmem_backing_name((enum gmem_backing_kind)i), value)) {
-			info->backing.kind = (enum gmem_backing_kind)i;
+			info->backing = (enum gmem_backing_kind)i;
+			info->backing_given = true;
 			return 0;
 		}
 	return err_set(err, -EINVAL,
 		"--backing: \"%.40s\" is not allowed; give anon, memfd, hugetlb-2m, hugetlb-1g, "
-		"file "
-		"or pool",
+		"file or pool",
 		value);
 }
 
@@ -416,9 +447,12 @@ static int file_set(void *ctx, const char *value, struct kv_err *err)
 static const struct cli_option info_options[] = {
 	{"initrd", "FILE", "an initial RAM disk that would go with it; repeatable", field_set,
 		CLI_OPT_REPEAT},
-	{"memory", "SIZE", "as for kvick run: check that everything fits, and where", field_set, 0},
-	{"backing", "KIND", "what RAM would be made of (see kvick help run, --memory)", backing_set,
-		0},
+	{"memory", "SIZE[,KEY=VALUE...]", "as for kvick run: check that everything fits, and where",
+		field_set, 0},
+	{"backing", "KIND",
+		"what RAM would be made of, unless --memory says it: anon, memfd,\n"
+		"hugetlb-2m, hugetlb-1g, file or pool",
+		backing_set, 0},
 	{"image-map", "share|copy", "placement to show (default share)", field_set, 0},
 	{"boot-protocol", "auto|pvh|linux",
 		"protocol to show the entry of (default auto: PVH where offered)", field_set, 0},
@@ -442,6 +476,21 @@ static const struct cli_usage info_usage = {
 	.more = "Exit status: 0 the file can be started, 1 it cannot, 2 wrong command line.\n",
 };
 
+/* What `kvick run` checks of such a VM, as far as the line says enough of it. */
+static int config_check(struct info *info, struct kv_err *err)
+{
+	struct vm_memory *memory = &info->config.memory;
+
+	if (info->backing_given && memory->backing != GMEM_ANON && memory->backing != info->backing)
+		return err_set(err, -EINVAL,
+			"--backing %s contradicts --memory, which says backing=%s",
+			gmem_backing_name(info->backing), gmem_backing_name(memory->backing));
+	if (info->backing_given)
+		memory->backing = info->backing;
+	/* How large a VM without --memory would be nobody said. */
+	return info->memory_given ? vm_config_check(&info->config, err) : 0;
+}
+
 static int cli_image_info(int argc, char **argv)
 {
 	struct info info = {.log = {.level = LOG_LEVEL_WARN, .sink = line_print}};
@@ -455,6 +504,10 @@ static int cli_image_info(int argc, char **argv)
 	status = cli_parse(&info_usage, argc, argv, &info);
 	if (status != CLI_GO_ON)
 		goto out;
+	if (config_check(&info, &err) < 0) {
+		status = cli_usage_error("image info", "%s", err.text);
+		goto out;
+	}
 	status = CLI_EXIT_START;
 	if (info_open(&info, &err) < 0) {
 		cli_error("image info", "%s", err.text);

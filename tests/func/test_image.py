@@ -113,6 +113,57 @@ def test_copy(report, testbed_build):
         assert segment["copied_whole_because"] == "--image-map copy"
 
 
+def test_shared_memory(report, info, testbed_build):
+    """What another process maps gets copies, which leave huge pages as they are."""
+    vmlinux, initrd = (testbed_build / "guest" / name for name in ("vmlinux", "initrd.cpio"))
+    for memory in ("1G,shared=on", "1G,backing=memfd,shared=on", "1G,shared=on,backing=hugetlb-2m"):
+        args = (vmlinux, "--initrd", initrd, "--memory", memory)
+        answer = report(*args)
+        assert answer["mapped_bytes"] == answer["small_page_bytes"] == 0
+        for part in answer["segments"] + answer["initrds"]:
+            assert part["copied_whole_because"] == "shared=on"
+    assert "copied whole: shared=on\n" in info(*args).stdout
+    assert report(*args, "--image-map", "copy")["segments"][0]["copied_whole_because"] != "shared=on"
+    assert report(vmlinux, "--memory", "1G,backing=hugetlb-2m")["small_page_bytes"]
+
+
+def test_memory_as_run(kvick, info, flat):
+    """Memory that kvick run refuses is refused in the same words."""
+    guest = flat / "signal.pvh.elf"
+    for memory, text in (
+        ("64M,backing=hugetlb-1g", "with backing=hugetlb-1g the size must be a multiple of 1G"),
+        ("64M,backing=hugetlb-2m,thp=on", "thp=on does not go with backing=hugetlb-2m"),
+        ("64M,wait=on", "wait=on goes with backing=pool only"),
+        ("64M,threads=3", "threads=3 goes with populate=full"),
+    ):
+        result = info(guest, "--memory", memory)
+        assert (result.returncode, result.stdout) == (USAGE, "")
+        ran = subprocess.run(
+            [kvick, "run", "--memory", memory, guest], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert ran.returncode == USAGE
+        assert text in ran.stderr
+        assert result.stderr == ran.stderr.replace("kvick run", "kvick image info").replace(
+            "kvick help run", "kvick help image info"
+        )
+    result = info(guest, "--memory", "64M", "--backing", "hugetlb-1g")
+    assert result.returncode == USAGE
+    assert "the size must be a multiple of 1G" in result.stderr
+    # Without a size there is nothing that it could not be a multiple of.
+    assert info(guest, "--backing", "hugetlb-1g").returncode == OK
+
+
+def test_two_backings(info, flat):
+    guest = flat / "signal.pvh.elf"
+    for args in (
+        ("--memory", "64M,backing=memfd", "--backing", "hugetlb-2m"),
+        ("--backing", "hugetlb-2m", "--memory", "64M,backing=memfd"),
+    ):
+        result = info(guest, *args)
+        assert result.returncode == USAGE
+        assert "--backing hugetlb-2m contradicts --memory, which says backing=memfd" in result.stderr
+
+
 def test_kernels(report, testbed_build):
     """vmlinux and each bzImage made of it: the same segments, nearly all mapped."""
     guest = testbed_build / "guest"

@@ -17,6 +17,7 @@ import pytest
 from hugepages import HUGE, emulated_huge_pages, some_huge_pages  # noqa: F401 (a fixture)
 from images import padded
 from places import Emulated
+from pools import pool_factory  # noqa: F401 (a fixture)
 from vm import KVM, OK, START, USAGE, run, until
 
 MIB = 1 << 20
@@ -540,6 +541,25 @@ def test_image_info_backing(kvick, flat, memory):
     info = json.loads(out)
     assert info["backing"] == "hugetlb-2m"
     assert info["small_page_bytes"] == 2 * MIB
+
+
+@pytest.mark.usefixtures("kvm_host", "huge_pages")
+def test_image_info_huge_pool(kvick, flat, serve):
+    """What goes with a pool's pages only its server knows; where the pool is, kvick run says the same."""
+    guest, pool = flat / "worker.pvh.elf", serve("--size", "64M", "--chunk", "16M", "--page-size", "2M")
+
+    def info(memory):
+        args = [kvick, "image", "info", "--json", "--memory", f"{memory},backing=pool:{pool.path}", guest]
+        return subprocess.run(args, capture_output=True, text=True, timeout=20, check=False)
+
+    done = info("32M")
+    assert done.returncode == OK, done
+    assert json.loads(done.stdout)["small_page_bytes"] == 2 * MIB
+    for memory, text in (("31M", "the size must be a multiple of 2M"), ("32M,thp=on", "thp=on does not go")):
+        done = info(memory)
+        refused(run(kvick, "--memory", f"{memory},backing=pool:{pool.path}", guest), text)
+        assert (done.returncode, done.stdout) == (START, ""), done
+        assert done.stderr.startswith("kvick image info: memory: ") and text in done.stderr, done
 
 
 def bench_populate(figures):
