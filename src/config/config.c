@@ -492,7 +492,7 @@ int vm_config_check(const struct vm_config *config, struct kv_err *err)
 				  config->serial_path ? config->serial_path : "", err),
 			"serial", err);
 	if (!r)
-		r = config_memory_fits(config, err);
+		r = config_memory_fits(&config->memory, config->memory_bytes, err);
 	if (!r)
 		r = config_disks_fit(config, err);
 	if (!r)

@@ -37,13 +37,22 @@ int config_word_find(
 	const char *const *words, unsigned count, const char *value, struct kv_err *err);
 
 /*
- * memory.c: "SIZE[,KEY=VALUE...]"; keys that are not there are at their defaults afterwards.
+ * memory.c: "SIZE[,KEY=VALUE...]" on top of what is there: config_memory_reset() for each key.
  * Returns 0; -EINVAL or -ERANGE with a sentence; -ENOMEM. On failure only the size may be set.
  */
 int config_memory_set(struct vm_config *config, const char *value, struct kv_err *err);
 
 /* memory.c: the size alone. Returns as config_memory_set(). */
 int config_memory_size(struct vm_config *config, const char *value, struct kv_err *err);
+
+/* memory.c: the keys, for errors. */
+#define CONFIG_MEMORY_KEYS "backing, thp, populate, threads, numa, mlock, merge, dump, shared, wait"
+
+/*
+ * memory.c: @key is to be set anew: what only makes sense with its old value goes. That is the path
+ * and "wait" of "backing", "threads" of "populate", and all nodes of "numa".
+ */
+void config_memory_reset(struct vm_memory *memory, const char *key);
 
 /*
  * memory.c: one key; "numa" adds to the nodes that are there.
@@ -60,8 +69,11 @@ int config_memory_key(
  */
 int config_backing_set(enum gmem_backing_kind *backing, char **path, const char *value, bool file);
 
-/* memory.c: check the fields of memory against each other. Returns 0; -EINVAL with a sentence. */
-int config_memory_fits(const struct vm_config *config, struct kv_err *err);
+/*
+ * memory.c: check the fields of @memory against each other and against its size; @bytes 0: that is
+ * not known yet. Returns 0; -EINVAL with a sentence.
+ */
+int config_memory_fits(const struct vm_memory *memory, uint64_t bytes, struct kv_err *err);
 
 /* memory.c: free what @memory points to and set all defaults. */
 void config_memory_free(struct vm_memory *memory);

@@ -257,8 +257,10 @@ static int huge_read(struct reader *rd, const struct field *field, json_t *value
 	if (!rd->huge_2m && strcmp(text, "None"))
 		return fail(rd, -EINVAL, "%s is not allowed; give \"None\" or \"2M\"",
 			config_show(text).text);
-	if (rd->huge_2m)
+	if (rd->huge_2m) {
+		config_memory_reset(&rd->config->memory, "backing");
 		rd->config->memory.backing = GMEM_HUGETLB_2M;
+	}
 	return 0;
 }
 
@@ -273,17 +275,24 @@ static int memory_scalar(struct reader *rd, const char *key, json_t *value)
 		return type_fail(rd, value, "a string, an integer, true or false");
 	r = strcmp(key, "size") ? config_memory_key(&rd->config->memory, key, text, rd->err)
 				: config_memory_size(rd->config, text, rd->err);
-	return r < 0 ? located(rd, r == -ENOENT ? -EINVAL : r) : 0;
+	if (r == -ENOENT)
+		return fail(
+			rd, -EINVAL, "there is no such key; memory has size, " CONFIG_MEMORY_KEYS);
+	return r < 0 ? located(rd, r) : 0;
 }
 
-/* The members of kvick.memory; what it does not name is at its default afterwards. */
+/* The members of kvick.memory, on top of what is there. */
 static int memory_members(struct reader *rd, json_t *object)
 {
 	const char *key;
 	json_t *value;
 	int r = 0;
 
-	config_memory_free(&rd->config->memory);
+	json_object_foreach(object, key, value)
+	{
+		if (!json_is_null(value))
+			config_memory_reset(&rd->config->memory, key);
+	}
 	json_object_foreach(object, key, value)
 	{
 		bool list = json_is_array(value) && !strcmp(key, "numa");
@@ -305,23 +314,45 @@ static int memory_members(struct reader *rd, json_t *object)
 	return 0;
 }
 
+/* Whether what the file says of memory goes together; @sized: it says a size, too. */
+static int memory_check(struct reader *rd, bool sized)
+{
+	static const char option[] = "memory: ";
+	char *text = rd->err ? rd->err->text : NULL;
+	int r = config_memory_fits(
+		&rd->config->memory, sized ? rd->config->memory_bytes : 0, rd->err);
+
+	if (!r)
+		return 0;
+	/* The path says where, better than the option's name. */
+	if (text && !strncmp(text, option, strlen(option)))
+		memmove(text, text + strlen(option), strlen(text + strlen(option)) + 1);
+	return located(rd, r);
+}
+
 /* Firecracker's field and kvick's finer one must not contradict each other. */
 static int memory_read(struct reader *rd, const struct field *field, json_t *value)
 {
 	uint64_t before = rd->config->memory_bytes;
-	const char *text = json_string_value(value);
-	bool backed = json_object_get(value, "backing") || (text && strstr(text, "backing="));
+	const json_t *size = json_object_get(value, "size");
+	bool sized = rd->memory_mib || json_is_string(value) || (size && !json_is_null(size));
 	char mib[24], own[24];
-	int r = json_is_object(value) ? memory_members(rd, value) : text_read(rd, field, value);
+	int r;
 
-	if (!r && rd->huge_2m && !backed)
-		rd->config->memory.backing = GMEM_HUGETLB_2M;
+	if (json_is_object(value))
+		r = memory_members(rd, value);
+	else if (json_is_string(value))
+		r = text_read(rd, field, value);
+	else
+		r = type_fail(rd, value, "a string or an object");
 	if (!r && rd->huge_2m && rd->config->memory.backing != GMEM_HUGETLB_2M)
 		return fail(rd, -EINVAL,
 			"backing=%s contradicts machine-config.huge_pages, which says 2M",
 			gmem_backing_name(rd->config->memory.backing));
-	if (r < 0 || !rd->memory_mib || rd->config->memory_bytes == before)
+	if (r < 0)
 		return r;
+	if (!rd->memory_mib || rd->config->memory_bytes == before)
+		return memory_check(rd, sized);
 	return fail(rd, -EINVAL, "%s contradicts machine-config.mem_size_mib, which says %s",
 		size_format(rd->config->memory_bytes, own, sizeof(own)),
 		size_format(before, mib, sizeof(mib)));
@@ -358,9 +389,17 @@ static int boot_source_done(struct reader *rd, json_t *section)
 
 static int machine_done(struct reader *rd, json_t *section)
 {
-	if (rd->memory_mib || rd->memory)
+	int r;
+
+	/* Read later, and checked then. */
+	if (rd->memory)
 		return 0;
-	return fail(rd, -EINVAL, "the field mem_size_mib is missing");
+	if (!rd->memory_mib)
+		return fail(rd, -EINVAL, "the field mem_size_mib is missing");
+	step_into(rd, section, "mem_size_mib", 0);
+	r = memory_check(rd, true);
+	step_out(rd);
+	return r;
 }
 
 /* A disk's key, and what it is called in a configuration file. */

@@ -177,9 +177,7 @@ int config_memory_key(
 
 			return r == -ENOMEM ? err_set(err, r, "out of memory") : r;
 		}
-	return err_set(err, -ENOENT,
-		"there is no such key; memory has backing, thp, populate, threads, numa, mlock, "
-		"merge, dump, shared, wait");
+	return err_set(err, -ENOENT, "there is no such key; memory has " CONFIG_MEMORY_KEYS);
 }
 
 /* One "KEY=VALUE" of the list. */
@@ -198,16 +196,52 @@ static int pair_set(struct vm_memory *memory, char *pair, struct kv_err *err)
 	return r == -ENOENT ? -EINVAL : r;
 }
 
+/* Whether @key is in the list "KEY=VALUE,...", which may be NULL. */
+static bool key_given(const char *list, const char *key)
+{
+	size_t len = strlen(key);
+
+	for (; list; list = strchr(list, ',')) {
+		list += *list == ',';
+		if (!strncmp(list, key, len) && list[len] == '=')
+			return true;
+	}
+	return false;
+}
+
+void config_memory_reset(struct vm_memory *memory, const char *key)
+{
+	if (!strcmp(key, "backing")) {
+		free(memory->path);
+		memory->path = NULL;
+		memory->backing = GMEM_ANON;
+		memory->wait = false;
+	} else if (!strcmp(key, "populate")) {
+		memory->populate = GMEM_POPULATE_NONE;
+		memory->threads = 0;
+	} else if (!strcmp(key, "numa")) {
+		memory->nodes = 0;
+	}
+}
+
 int config_memory_set(struct vm_config *config, const char *value, struct kv_err *err)
 {
+	static const char *const whole[] = {"backing", "populate", "numa"};
 	MEM_SCOPED char *text = strdup(value);
-	struct vm_memory fresh = {0};
-	char *rest = text, *pair;
-	int r;
+	struct vm_memory fresh = config->memory;
+	char *rest = text, *pair, *size;
+	int r = 0;
 
-	if (!text)
+	fresh.path = fresh.path ? strdup(fresh.path) : NULL;
+	if (!text || (config->memory.path && !fresh.path)) {
+		free(fresh.path);
 		return -ENOMEM;
-	r = config_memory_size(config, strsep(&rest, ","), err);
+	}
+	size = strsep(&rest, ",");
+	for (size_t i = 0; i < ARRAY_LEN(whole); i++)
+		if (key_given(rest, whole[i]))
+			config_memory_reset(&fresh, whole[i]);
+	r = config_memory_size(config, size, err);
 	while (!r && (r = config_pair_next(&rest, "numa", &pair, err)) > 0)
 		r = pair_set(&fresh, pair, err);
 	if (r < 0) {
@@ -219,9 +253,8 @@ int config_memory_set(struct vm_config *config, const char *value, struct kv_err
 	return 0;
 }
 
-int config_memory_fits(const struct vm_config *config, struct kv_err *err)
+int config_memory_fits(const struct vm_memory *memory, uint64_t bytes, struct kv_err *err)
 {
-	const struct vm_memory *memory = &config->memory;
 	struct gmem_backing backing = {
 		.kind = memory->backing,
 		.thp = memory->thp,
@@ -239,5 +272,5 @@ int config_memory_fits(const struct vm_config *config, struct kv_err *err)
 	if (memory->backing == GMEM_POOL && memory->nodes)
 		return err_set(err, -EINVAL,
 			"memory: numa= does not go with backing=pool: the pool's node counts");
-	return gmem_backing_valid(&backing, config->memory_bytes, err);
+	return gmem_backing_valid(&backing, bytes, err);
 }

@@ -204,15 +204,45 @@ def test_config_without_kernel(kvick, tmp_path):
 def test_config_against_itself(kvick, tmp_path):
     """Fields that do not go together are the file's mistake, or the line's that brought one of them."""
     memory = {"size": "64M", "backing": "memfd"}
-    content = {"boot-source": {"kernel_image_path": str(tmp_path)}, "kvick": {"memory": memory}}
+    own = {"memory": memory, "mem_devices": [{"max": "128M"}]}
+    content = {"boot-source": {"kernel_image_path": str(tmp_path)}, "kvick": own}
     good = write(tmp_path / "good.json", content)
-    memory["merge"] = True
+    memory["mlock"] = True
     bad = write(tmp_path / "bad.json", content)
-    text = "memory: merge=on needs private memory"
+    text = "mem-device: it does not go with mlock=on of memory"
     fails(run(kvick, "run", "--config-file", bad), START, f"{bad}: {text}")
-    fails(run(kvick, "run", "--config-file", bad, "--memory", "64M,backing=anon"), START, "a directory")
-    line = ("--memory", "64M,merge=on,backing=memfd")
+    fails(run(kvick, "run", "--config-file", bad, "--memory", "64M,mlock=off"), START, "a directory")
+    line = ("--memory", "64M,mlock=on")
     assert good not in fails(run(kvick, "run", "--config-file", good, *line), USAGE, text)
+
+
+def test_config_memory_against_itself(kvick, tmp_path):
+    """What the file says of memory must go together as it stands, whatever the line adds."""
+    bad = write(
+        tmp_path / "bad.json",
+        f'{{"boot-source": {{"kernel_image_path": "{tmp_path}"}},\n'
+        '"kvick": {\n"memory": {"size": "64M", "backing": "memfd", "merge": true}}}',
+    )
+    text = f"{bad}:3: kvick.memory: merge=on needs private memory"
+    fails(run(kvick, "run", "--config-file", bad), START, text)
+    fails(run(kvick, "run", "--config-file", bad, "--memory", "64M,backing=anon"), START, text)
+
+
+def test_config_memory_kept(kvick, tmp_path):
+    """--memory replaces the size and the keys that it has; huge pages that the file wants stay wanted."""
+    source = {"kernel_image_path": str(tmp_path)}
+    machine = {"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"}
+    own = {"memory": {"size": "64M", "backing": "hugetlb-2m"}}
+    for name, content in (
+        ("machine.json", {"boot-source": source, "machine-config": machine}),
+        ("own.json", {"boot-source": source, "kvick": own}),
+    ):
+        config = write(tmp_path / name, content)
+        for memory in ("65M", "65M,populate=full"):
+            text = "memory: with backing=hugetlb-2m the size must be a multiple of 2M"
+            fails(run(kvick, "run", "--config-file", config, "--memory", memory), USAGE, text)
+        for memory in ("66M", "65M,backing=anon", "64M,numa=0"):
+            fails(run(kvick, "run", "--config-file", config, "--memory", memory), START, "a directory")
 
 
 CONFIG_BAD = [

@@ -72,14 +72,53 @@ static void test_memory(void **state)
 	/* A refused value leaves the rest as it was. */
 	assert_int_equal(vm_config_set(&config, "memory", "2G,thp=off,merge=x", &err), -EINVAL);
 	assert_int_equal(config.memory.backing, GMEM_FILE);
-	/* What is not named is at its default again. */
-	assert_int_equal(vm_config_set(&config, "memory", "1G,backing=pool:/run/p", &err), 0);
-	assert_int_equal(config.memory.backing, GMEM_POOL);
-	assert_string_equal(config.memory.path, "/run/p");
-	assert_int_equal(config.memory.threads, 0);
-	assert_int_equal(vm_config_set(&config, "memory", "1G", &err), 0);
-	assert_int_equal(config.memory.backing, GMEM_ANON);
-	assert_null(config.memory.path);
+	assert_true(config.memory.nodes == 0x72);
+	vm_config_free(&config);
+}
+
+static void memory_set(struct vm_config *config, const char *value)
+{
+	struct kv_err err = {0};
+
+	if (vm_config_set(config, "memory", value, &err) < 0)
+		fail_msg("%s: %s", value, err.text);
+}
+
+/* What is not named stays; what belongs to a key goes with its value. */
+static void test_memory_over(void **state)
+{
+	struct vm_config config = fresh();
+	const struct vm_memory *memory = &config.memory;
+
+	memory_set(&config, "2G,backing=file:/a,thp=off,populate=full,threads=3,numa=1,mlock=on");
+	memory_set(&config, "1G");
+	assert_true(config.memory_bytes == GIB);
+	assert_int_equal(memory->backing, GMEM_FILE);
+	assert_string_equal(memory->path, "/a");
+	assert_int_equal(memory->thp, GMEM_OFF);
+	assert_int_equal(memory->populate, GMEM_POPULATE_FULL);
+	assert_int_equal(memory->threads, 3);
+	assert_true(memory->nodes == 2 && memory->mlock);
+	memory_set(&config, "1G,populate=vcpu,numa=3,numa=5,mlock=off");
+	assert_int_equal(memory->populate, GMEM_POPULATE_VCPU);
+	assert_int_equal(memory->threads, 0);
+	assert_true(memory->nodes == 0x28 && !memory->mlock);
+	assert_string_equal(memory->path, "/a");
+	memory_set(&config, "1G,threads=2,populate=full");
+	assert_int_equal(memory->threads, 2);
+	memory_set(&config, "1G,wait=on,backing=pool:/run/p");
+	assert_int_equal(memory->backing, GMEM_POOL);
+	assert_string_equal(memory->path, "/run/p");
+	assert_true(memory->wait);
+	memory_set(&config, "1G,dump=on");
+	assert_string_equal(memory->path, "/run/p");
+	assert_true(memory->wait);
+	memory_set(&config, "1G,backing=pool");
+	assert_null(memory->path);
+	assert_false(memory->wait);
+	memory_set(&config, "1G,backing=anon");
+	assert_int_equal(memory->backing, GMEM_ANON);
+	assert_true(memory->dump && memory->thp == GMEM_OFF);
 	vm_config_free(&config);
 }
 
@@ -151,7 +190,26 @@ static void test_memory_json(void **state)
 		{"{\"kvick\": {\"memory\": {\"numa\": [0,\n 77]}}}",
 			"c.json:2: kvick.memory.numa[1]: \"77\" is not a NUMA node"},
 		{"{\"kvick\": {\"memory\": {\"x\": 1}}}",
-			"c.json:1: kvick.memory.x: there is no such key"},
+			"c.json:1: kvick.memory.x: there is no such key; memory has size, backing"},
+		{"{\"kvick\": {\"memory\": []}}",
+			"c.json:1: kvick.memory: is an array; give a string or an object"},
+		{"{\"kvick\": {\n\"memory\": {\"wait\": true}}}",
+			"c.json:2: kvick.memory: wait=on goes with backing=pool only"},
+		{"{\"kvick\":\n {\"memory\": {\"thp\": \"on\", \"backing\": \"hugetlb-1g\"}}}",
+			"c.json:2: kvick.memory: thp=on does not go with backing=hugetlb-1g"},
+		{"{\"kvick\": {\"memory\": \"1G,backing=memfd,merge=on\"}}",
+			"c.json:1: kvick.memory: merge=on needs private memory"},
+		{"{\"kvick\": {\"memory\": {\"size\": \"65M\", \"backing\": \"hugetlb-2m\"}}}",
+			"c.json:1: kvick.memory: with backing=hugetlb-2m the size must be"},
+		{"{\"machine-config\": {\"vcpu_count\": 1, \"huge_pages\": \"2M\",\n"
+		 "\"mem_size_mib\": 65}}",
+			"c.json:2: machine-config.mem_size_mib: with backing=hugetlb-2m the size"},
+		{"{\"machine-config\": {\"vcpu_count\": 1, \"mem_size_mib\": 128,\n"
+		 "\"huge_pages\": \"2M\"}, \"kvick\":\n {\"memory\": \"128M,thp=on\"}}",
+			"c.json:3: kvick.memory: thp=on does not go with backing=hugetlb-2m"},
+		{"{\"machine-config\": {\"vcpu_count\": 1, \"mem_size_mib\": 128,\n"
+		 "\"huge_pages\": \"2M\"}, \"kvick\":\n {\"memory\": \"128M,backing=anon\"}}",
+			"c.json:3: kvick.memory: backing=anon contradicts machine-config"},
 		{"{\"kvick\": {\"memory\": {\"mlock\": []}}}",
 			"c.json:1: kvick.memory.mlock: is an array; give"},
 		{"{\"kvick\": {\"memory\": {\"size\": \"1G,thp=on\"}}}",
@@ -184,13 +242,38 @@ static void test_memory_json(void **state)
 	}
 }
 
+/* A size that the file leaves to the command line is not held against its other fields. */
+static void test_json_no_size(void **state)
+{
+	static const char *const texts[] = {
+		"{\"kvick\": {\"memory\": {\"backing\": \"hugetlb-1g\"}}}",
+		"{\"kvick\": {\"memory\": {\"size\": null, \"wait\": true, \"backing\": "
+		"\"pool\"}}}"};
+	struct kv_err err = {0};
+
+	for (unsigned i = 0; i < ARRAY_LEN(texts); i++) {
+		struct vm_config config = fresh();
+
+		if (parse(&config, texts[i], &err) < 0)
+			fail_msg("%s", err.text);
+		assert_int_equal(config.memory.backing, i ? GMEM_POOL : GMEM_HUGETLB_1G);
+		assert_true(config.memory.wait == i);
+		memory_set(&config, "2G");
+		assert_int_equal(vm_config_set(&config, "kernel", "k", &err), 0);
+		assert_int_equal(vm_config_check(&config, &err), 0);
+		vm_config_free(&config);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_memory_over),
 		cmocka_unit_test(test_memory_bad),
 		cmocka_unit_test(test_memory_json),
 		cmocka_unit_test(test_json_huge_pages),
+		cmocka_unit_test(test_json_no_size),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
