@@ -72,10 +72,11 @@ static const struct cli_option options[] = {
 		CLI_OPT_REPEAT},
 	{"append", "TEXT", "kernel command line", field_set, 0},
 	{"memory", "SIZE[,KEY=VALUE...]",
-		"RAM, 16M to several T (default 128M), and what it is made of;\n"
+		"RAM, 16M to 4095T (default 128M), and what it is made of;\n"
 		"KEYs, with their defaults first (man kvick-run tells more):\n"
 		"backing=anon|memfd|hugetlb-2m|hugetlb-1g|file:PATH|pool[:PATH]\n"
-		"populate=none|full|background|vcpu, threads=N\n"
+		"populate=none|full|background|vcpu,\n"
+		"threads=N (1 to 512; default: one a CPU, at most 16, for 64M each)\n"
 		"thp=auto|on|off, numa=NODE, shared=off|on, mlock=off|on,\n"
 		"merge=off|on, dump=off|on, wait=off|on (for the pool)",
 		field_set, 0},
