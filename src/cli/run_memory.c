@@ -58,13 +58,13 @@ int run_memory_take(struct run_memory *memory, struct kv_err *err)
 
 	if (!memory->lease)
 		return 0;
-	do
+	do {
 		r = pool_await(memory->lease, memory->signal_fd, err);
-	while (r > 0 && !signal_look(memory));
-	if (r > 0)
-		return err_set(err, -ECANCELED, "a signal came");
-	if (!r)
-		r = pool_take(memory->lease, err);
+		if (r > 0 && signal_look(memory))
+			return err_set(err, -ECANCELED, "a signal came");
+		if (!r)
+			r = pool_take(memory->lease, err);
+	} while (r > 0);
 	if (r < 0)
 		return err_prefix(err, r, "memory: backing=pool");
 	chunks = pool_chunks(memory->lease, &count);

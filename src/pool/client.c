@@ -26,7 +26,7 @@ struct pool_lease {
 	bool wait, lazy, renew;
 	bool ending; /* what is sent now is not waited for long */
 	uint64_t chunk_bytes, page_bytes;
-	unsigned count;
+	unsigned count, taken; /* chunks, and those of them that came with the grant */
 	struct pool_chunk *chunks;
 };
 
@@ -141,6 +141,10 @@ static int answer_read(int fd, uint16_t type, void *answer, size_t len, int *fds
 	unsigned count;
 	int r;
 
+	/* Who closes without having read all is said to have reset: once, before what it had sent.
+	 */
+	if (n < 0 && errno == ECONNRESET)
+		n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
 	if (n < 0) {
 		r = errno == EAGAIN ? -ETIMEDOUT : -errno;
 		return err_set(err, r, "the pool does not answer: %s", err_text(r));
@@ -234,35 +238,6 @@ static int lease_size(
 	return 0;
 }
 
-static int lease_take(struct pool_lease *lease, uint64_t bytes, bool lazy, struct kv_err *err)
-{
-	unsigned taken = 0;
-
-	do {
-		int fds[POOL_FDS_MAX];
-		unsigned fd_count;
-		struct pool_msg msg;
-		int r = answer_read(lease->fd, POOL_GRANT, &msg, sizeof(msg), fds, &fd_count, err);
-
-		if (r < 0)
-			return r;
-		if (!lease->chunks)
-			r = lease_size(lease, &msg, bytes, err);
-		if (r < 0) {
-			for (unsigned i = 0; i < fd_count; i++)
-				close(fds[i]);
-			return r;
-		}
-		r = grant_take(lease, &msg, fds, fd_count, err);
-		if (!r && !fd_count && !lazy)
-			r = err_set(err, -EPROTO, "the pool sent no chunks");
-		if (r < 0)
-			return r;
-		taken += fd_count;
-	} while (!lazy && taken < lease->count);
-	return 0;
-}
-
 int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t flags,
 	struct kv_err *err)
 {
@@ -319,7 +294,27 @@ int pool_await(const struct pool_lease *lease, int stop_fd, struct kv_err *err)
 
 int pool_take(struct pool_lease *lease, struct kv_err *err)
 {
-	return lease_take(lease, lease->asked_bytes, lease->lazy, err);
+	int fds[POOL_FDS_MAX];
+	unsigned fd_count;
+	struct pool_msg msg;
+	int r = answer_read(lease->fd, POOL_GRANT, &msg, sizeof(msg), fds, &fd_count, err);
+
+	if (r < 0)
+		return r;
+	if (!lease->chunks)
+		r = lease_size(lease, &msg, lease->asked_bytes, err);
+	if (r < 0) {
+		for (unsigned i = 0; i < fd_count; i++)
+			close(fds[i]);
+		return r;
+	}
+	r = grant_take(lease, &msg, fds, fd_count, err);
+	if (!r && !fd_count && !lease->lazy)
+		r = err_set(err, -EPROTO, "the pool sent no chunks");
+	if (r < 0)
+		return r;
+	lease->taken += fd_count;
+	return !lease->lazy && lease->taken < lease->count;
 }
 
 int pool_lease_with(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t flags,
@@ -330,7 +325,9 @@ int pool_lease_with(struct pool_lease **ret, const char *path, uint64_t bytes, u
 
 	if (r < 0)
 		return r;
-	r = pool_take(lease, err);
+	do
+		r = pool_take(lease, err);
+	while (r > 0);
 	if (r < 0) {
 		pool_lease_end(lease);
 		return r;

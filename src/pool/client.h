@@ -42,9 +42,10 @@ int pool_lease_with(struct pool_lease **ret, const char *path, uint64_t bytes, u
 
 /*
  * The two halves of pool_lease_with(), for who has other things to do while the server answers:
- * pool_ask() sends the request, pool_take() waits for the chunks, which are not there before.
- * Both return as pool_lease() does. Owns: after pool_ask() the caller ends the lease, also when
- * pool_take() fails. Context: one thread at a time for one lease.
+ * pool_ask() sends the request, pool_take() waits for one packet of chunks, which are not there
+ * before the last one. Both return as pool_lease() does, and pool_take() 1 when more are to come.
+ * Owns: after pool_ask() the caller ends the lease, also when pool_take() fails. Context: one
+ * thread at a time for one lease.
  */
 int pool_ask(struct pool_lease **ret, const char *path, uint64_t bytes, uint32_t flags,
 	struct kv_err *err);

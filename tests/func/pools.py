@@ -28,8 +28,8 @@ MODES = {"renew": (), "clean": TRUST}
 ALL_MODES = {**MODES, "verify": (*TRUST, "--verify", "all")}
 
 
-def message(kind, flags=0, index=0, count=0, size=0, magic=MAGIC, version=1):
-    return MSG.pack(magic, version, kind, flags, index, count, 0, size, 0, 0)
+def message(kind, flags=0, index=0, count=0, size=0, magic=MAGIC, version=1, error=0, chunk=0, page=0):
+    return MSG.pack(magic, version, kind, flags, index, count, error, size, chunk, page)
 
 
 class Refused(Exception):

@@ -2,15 +2,22 @@
 """Machines that lease their memory from a pool: nothing of one is in the next, however they end;
 the pool cleans what they wrote; nothing grows. Huge pages in the emulated host."""
 
+import errno
+import fcntl
+import os
 import random
 import re
 import signal
+import socket
+import termios
 import time
 
 import pytest
 from hugepages import emulated_huge_pages
 from places import Emulated
-from pools import ALL_MODES, MIB, MODES, TRUST, Client, pool_factory, zero  # noqa: F401 (a fixture)
+from pools import (  # noqa: F401 (pool_factory is a fixture)
+    ALL_MODES, ERROR, GRANT, MIB, MODES, TRUST, Client, message, pool_factory, zero,
+)  # fmt: skip
 from vm import OK, START, Vm, run, until
 
 PAGE = 4096
@@ -55,6 +62,57 @@ def test_signals_while_waiting(kvick, flat, serve, tmp_path, how):
         finally:
             vm.close()
         pool.until(lambda i: i["waiting"] == 0)
+
+
+@pytest.fixture(name="fake")
+def a_server_that_does_as_it_likes(tmp_path):
+    """A listening socket where a pool would be."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(30)
+        sock.bind(str(tmp_path / "fake"))
+        sock.listen(5)
+        yield sock
+
+
+def unsent(sock):
+    """Bytes that the other end has not read."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), "little")
+
+
+@pytest.mark.parametrize("wait", ["on", "off"])
+@pytest.mark.usefixtures("kvm_host")
+def test_signals_between_packets(kvick, flat, fake, tmp_path, wait):
+    """A server that stalls in the middle of a grant holds nobody."""
+    sock = tmp_path / "api.sock"
+    where = f"32M,backing=pool:{fake.getsockname()},wait={wait}"
+    vm = Vm(kvick, "--memory", where, "--api-sock", sock, flat / "signal.pvh.elf")
+    try:
+        with fake.accept()[0] as server, open(os.memfd_create("chunk", os.MFD_ALLOW_SEALING)) as file:
+            os.ftruncate(file.fileno(), 16 * MIB)
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            server.recv(4096)
+            grant = message(GRANT, count=1, size=32 * MIB, chunk=16 * MIB, page=PAGE)
+            socket.send_fds(server, [grant], [file.fileno()])
+            until(lambda: not unsent(server), "the packet was taken")
+            vm.signal(signal.SIGINT)
+            assert vm.wait() == 130
+        assert vm.err == "" and not sock.exists()
+    finally:
+        vm.close()
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_refusal_of_who_does_not_read(kvick, flat, fake):
+    """A server may say why and close before the request is read: it is heard all the same."""
+    vm = Vm(kvick, "--memory", f"32M,backing=pool:{fake.getsockname()}", flat / "signal.pvh.elf")
+    try:
+        with fake.accept()[0] as server:
+            server.recv(1, socket.MSG_PEEK)
+            server.send(message(ERROR, error=errno.EACCES))
+        assert vm.wait() == START
+        assert vm.err == "kvick run: memory: backing=pool: the pool does not serve this user\n"
+    finally:
+        vm.close()
 
 
 @pytest.mark.usefixtures("kvm_host")
