@@ -116,7 +116,7 @@ static int slice_populate(
 	return r == -EINVAL ? slice_touch(mem, offset, bytes, page_bytes) : r;
 }
 
-static int mem_populate(
+int chunk_populate(
 	const struct chunk_mem *mem, const struct chunk_form *form, const atomic_bool *stop)
 {
 	uint64_t slice = SLICE_BYTES > form->page_bytes ? SLICE_BYTES : form->page_bytes;
@@ -155,7 +155,7 @@ int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomi
 		err_set(err, r, "NUMA node %d: %s", form->node, err_text(r));
 		goto err_map;
 	}
-	r = mem_populate(&new, form, stop);
+	r = chunk_populate(&new, form, stop);
 	if (!r)
 		r = chunk_lend(&new);
 	if (r < 0)
@@ -199,27 +199,23 @@ bool chunk_alone(const struct chunk_mem *mem)
 	return !fcntl(mem->fd, F_SETLEASE, F_UNLCK);
 }
 
-/* A client may have punched holes; storing into them could be a SIGBUS. */
-static int holes_fill(const struct chunk_mem *mem, const struct chunk_form *form)
+int64_t chunk_holes(const struct chunk_mem *mem, const struct chunk_form *form)
 {
-	static const atomic_bool never; /* constant: false */
 	struct stat st;
+	uint64_t there;
 
 	if (fstat(mem->fd, &st) < 0)
 		return -errno;
-	if ((uint64_t)st.st_blocks * 512 >= form->bytes)
-		return 0;
-	return mem_populate(mem, form, &never);
+	there = (uint64_t)st.st_blocks * 512;
+	return there < form->bytes ? (int64_t)(form->bytes - there) : 0;
 }
 
 int chunk_clean(const struct chunk_mem *mem, const struct chunk_form *form,
 	const struct pool_span *spans, uint64_t count, uint64_t *done_bytes)
 {
 	struct pool_span all = {0, (uint32_t)(form->bytes / PAGE_BYTES)};
-	int r = holes_fill(mem, form);
+	int r = 0;
 
-	if (r < 0)
-		return r;
 	if (!spans) {
 		spans = &all;
 		count = 1;

@@ -59,9 +59,22 @@ void chunk_drop(struct chunk_mem *mem, const struct chunk_form *form, bool lent)
 bool chunk_alone(const struct chunk_mem *mem);
 
 /*
+ * What the file lacks of its pages, in bytes: clients can punch holes. Storing into them could be a
+ * SIGBUS. Only for a chunk_alone() chunk. Returns 0 and up; -errno of fstat(2).
+ */
+int64_t chunk_holes(const struct chunk_mem *mem, const struct chunk_form *form);
+
+/*
+ * Make all pages present, never by plain stores. Looks at *@stop now and then.
+ * Returns 0; -ENOMEM; -ECANCELED; -errno.
+ */
+int chunk_populate(
+	const struct chunk_mem *mem, const struct chunk_form *form, const atomic_bool *stop);
+
+/*
  * Write zeros over the @count spans, or over everything when @spans is NULL; spans outside the
- * chunk are an error. Only for a chunk_alone() chunk. @done_bytes gets what was written over.
- * Returns 0; -ERANGE; -ENOMEM when pages that the client gave back cannot be had again.
+ * chunk are an error. Only for a chunk_alone() chunk that has all its pages. @done_bytes gets what
+ * was written over. Returns 0; -ERANGE.
  */
 int chunk_clean(const struct chunk_mem *mem, const struct chunk_form *form,
 	const struct pool_span *spans, uint64_t count, uint64_t *done_bytes);

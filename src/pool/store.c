@@ -72,11 +72,11 @@ static uint64_t memory_free(void)
 	return kib * KIB;
 }
 
-static void fill_end(struct store *store)
+static void fill_end(struct store *store, uint64_t bytes)
 {
 	pthread_mutex_lock(&store->lock);
 	if (store->form->page_bytes == PAGE_BYTES)
-		store->filling_bytes -= store->form->bytes;
+		store->filling_bytes -= bytes;
 	pthread_mutex_unlock(&store->lock);
 }
 
@@ -84,50 +84,50 @@ static void fill_end(struct store *store)
  * The kernel hands out small pages until the OOM killer comes, so look before. Huge pages are
  * reserved by mmap(), which fails in time.
  */
-static int fill_begin(struct store *store, struct kv_err *err)
+static int fill_begin(struct store *store, uint64_t bytes, struct kv_err *err)
 {
-	uint64_t bytes = store->form->bytes, need, have, total, free = 0;
+	uint64_t need, have, total, free = 0;
 	bool bound = false;
 	char size[24];
+	int r;
 
 	if (store->form->page_bytes != PAGE_BYTES)
 		return 0;
+	/* First of all, so that what others finish meanwhile is counted at least once. */
+	pthread_mutex_lock(&store->lock);
+	store->filling_bytes += bytes;
+	need = store->filling_bytes;
+	pthread_mutex_unlock(&store->lock);
 	have = memory_free();
 	/* What is bound to a node is not taken from others. */
 	if (store->form->node >= 0)
 		bound = gmem_node_memory((unsigned)store->form->node, &total, &free) && free < have;
 	have = bound ? free : have;
-	pthread_mutex_lock(&store->lock);
-	need = store->filling_bytes + bytes + SPARE_BYTES;
-	if (have >= need)
-		store->filling_bytes += bytes;
-	pthread_mutex_unlock(&store->lock);
-	if (have >= need) {
-		int r = gmem_group_check(need - SPARE_BYTES + GROUP_SPARE_BYTES, "a chunk",
+	if (have >= need + SPARE_BYTES)
+		r = gmem_group_check(need + GROUP_SPARE_BYTES, "a chunk",
 			", or take a smaller pool: kvick pool shrink", err);
-
-		if (r < 0)
-			fill_end(store);
-		return r;
-	}
-	if (bound)
-		return err_set(err, -ENOMEM,
-			"a chunk of %s: NUMA node %d has only %llu MiB to spare",
-			size_format(bytes, size, sizeof(size)), store->form->node,
+	else if (bound)
+		r = err_set(err, -ENOMEM, "a chunk of %s: NUMA node %d has only %llu MiB to spare",
+			size_format(store->form->bytes, size, sizeof(size)), store->form->node,
 			(unsigned long long)(have / MIB));
-	return err_set(err, -ENOMEM,
-		"a chunk of %s: the host has only %llu MiB to spare (MemAvailable)",
-		size_format(bytes, size, sizeof(size)), (unsigned long long)(have / MIB));
+	else
+		r = err_set(err, -ENOMEM,
+			"a chunk of %s: the host has only %llu MiB to spare (MemAvailable)",
+			size_format(store->form->bytes, size, sizeof(size)),
+			(unsigned long long)(have / MIB));
+	if (r < 0)
+		fill_end(store, bytes);
+	return r;
 }
 
 static int job_fill(struct store *store, struct chunk *chunk)
 {
 	struct kv_err err = {0};
-	int r = fill_begin(store, &err);
+	int r = fill_begin(store, store->form->bytes, &err);
 
 	if (!r) {
 		r = chunk_make(&chunk->mem, store->form, &store->stop, &err);
-		fill_end(store);
+		fill_end(store, store->form->bytes);
 	}
 	chunk->bound = chunk->lent = false;
 	if (r < 0) {
@@ -196,14 +196,32 @@ static bool chunk_verify(const struct store *store, const struct chunk *chunk)
 	return true;
 }
 
+/* A client may have punched holes into the chunk, whose memory others may have by now. */
+static int holes_fill(struct store *store, struct chunk *chunk)
+{
+	int64_t bytes = chunk_holes(&chunk->mem, store->form);
+	int r;
+
+	if (bytes <= 0)
+		return (int)bytes;
+	r = fill_begin(store, (uint64_t)bytes, NULL);
+	if (r < 0)
+		return r;
+	r = chunk_populate(&chunk->mem, store->form, &store->stop);
+	fill_end(store, (uint64_t)bytes);
+	return r;
+}
+
 static int clean_here(struct store *store, struct chunk *chunk)
 {
 	const struct pool_span *none = (const struct pool_span *)"";
 	const struct pool_span *spans = chunk->span_count ? chunk->spans : none;
 	uint64_t start = cpu_ns(), bytes;
-	int r = chunk_clean(&chunk->mem, store->form, chunk->spans_known ? spans : NULL,
-		chunk->span_count, &bytes);
+	int r = holes_fill(store, chunk);
 
+	if (!r)
+		r = chunk_clean(&chunk->mem, store->form, chunk->spans_known ? spans : NULL,
+			chunk->span_count, &bytes);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&store->lock);

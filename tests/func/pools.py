@@ -2,6 +2,7 @@
 """A pool's server beside a test, and clients that speak the protocol of docs/pool.md."""
 
 import array
+import ctypes
 import json
 import mmap
 import os
@@ -94,6 +95,13 @@ def zero(maps):
     """Every byte is zero."""
     nothing = bytes(len(maps[0]))
     return all(m[:] == nothing for m in maps)
+
+
+def punch(fd):
+    """Takes all pages out of a chunk."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    assert libc.fallocate64(fd, 3, 0, ctypes.c_long(CHUNK)) == 0
 
 
 class Pool:

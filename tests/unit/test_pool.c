@@ -195,6 +195,9 @@ static void test_clean(void **state)
 	assert_int_equal(
 		fallocate(mem.lend_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, CHUNK / 2),
 		0);
+	assert_int_equal(chunk_holes(&mem, &form), CHUNK / 2);
+	assert_int_equal(chunk_populate(&mem, &form, &go_on), 0);
+	assert_int_equal(chunk_holes(&mem, &form), 0);
 	assert_int_equal(chunk_clean(&mem, &form, NULL, 0, &bytes), 0);
 	assert_int_equal(bytes, CHUNK);
 	assert_true(pool_is_zero(map, CHUNK));
