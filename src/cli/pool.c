@@ -21,7 +21,7 @@ static int socket_set(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	((struct ask *)ctx)->socket = value;
-	return 0;
+	return *value ? 0 : err_set(err, -EINVAL, "--socket: the path is empty");
 }
 
 static int json_set(

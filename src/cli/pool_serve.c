@@ -52,7 +52,8 @@ static int size_set(
 		to = &serve->config.page_bytes;
 	else if (!strcmp(option->name, "user-limit"))
 		to = &serve->config.user_bytes;
-	if (size_parse(value, to) < 0)
+	/* 0 is a size for --size alone. */
+	if (size_parse(value, to) < 0 || (!*to && to != &serve->config.size_bytes))
 		return err_set(
 			err, -EINVAL, "--%s %s: a size such as 64M or 8G", option->name, value);
 	return 0;
@@ -137,7 +138,7 @@ static int socket_set(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
 	((struct serve *)ctx)->socket = value;
-	return 0;
+	return *value ? 0 : err_set(err, -EINVAL, "--socket: the path is empty");
 }
 
 static const struct cli_option options[] = {
@@ -151,8 +152,10 @@ static const struct cli_option options[] = {
 		"power of two, 16M to 1G)",
 		size_set, 0},
 	{"node", "N", "take memory of this NUMA node only", count_set, 0},
-	{"threads", "N", "threads that fill and clean (default: one a CPU, at most 8)", count_set,
-		0},
+	{"threads", "N",
+		"threads that fill and clean, 1 to 64 (default: one a CPU, at\n"
+		"most 8)",
+		count_set, 0},
 	{"socket", "PATH",
 		"where to listen (default: /run/kvick/pool.sock for root,\n"
 		"$XDG_RUNTIME_DIR/kvick/pool.sock for others; a socket passed\n"
@@ -164,11 +167,13 @@ static const struct cli_option options[] = {
 		"serve this user and clean its memory in place, which is faster:\n"
 		"see kvick-pool(1) for what its programs are trusted not to do",
 		user_set, CLI_OPT_REPEAT},
-	{"user-limit", "SIZE", "what one user may lease at a time (default: everything)", size_set,
-		0},
+	{"user-limit", "SIZE",
+		"what one user may lease at a time, at least a chunk (default:\n"
+		"everything)",
+		size_set, 0},
 	{"clients", "N",
-		"connections to serve at a time (default 1024); one user gets\n"
-		"at most half of them",
+		"connections to serve at a time, 2 to 65536 (default 1024); one\n"
+		"user gets at most half of them",
 		count_set, 0},
 	{"verify", "none|sample|all", "read memory again after cleaning in place (default none)",
 		verify_set, 0},

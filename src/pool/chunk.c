@@ -3,9 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/memfd.h>
 #include <linux/mempolicy.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -18,6 +20,7 @@
 #include "pool/clear.h"
 
 #define SLICE_BYTES (64 * MIB) /* between two looks at the stop flag */
+#define PATH_BYTES  160
 
 static unsigned memfd_flags(const struct chunk_form *form)
 {
@@ -131,6 +134,57 @@ int chunk_populate(
 	return r;
 }
 
+/* The file with the number of @form's huge pages, which is also where more are reserved. */
+static const char *huge_path(const struct chunk_form *form, char *buf, size_t buf_bytes)
+{
+	char at[64] = "/sys/kernel/mm";
+
+	if (form->node >= 0)
+		snprintf(at, sizeof(at), "/sys/devices/system/node/node%d", form->node);
+	snprintf(buf, buf_bytes, "%s/hugepages/hugepages-%llukB/nr_hugepages", at,
+		(unsigned long long)(form->page_bytes / KIB));
+	return buf;
+}
+
+long long chunk_huge_count(const struct chunk_form *form)
+{
+	MEM_SCOPED char *text = NULL;
+	char path[PATH_BYTES];
+	ssize_t n = file_read_all(huge_path(form, path, sizeof(path)), 64, &text);
+
+	return n < 0 ? n : atoll(text);
+}
+
+int chunk_huge_err(
+	const struct chunk_form *form, uint64_t missing, uint64_t wanted, struct kv_err *err)
+{
+	char page[24], path[PATH_BYTES], node[32] = "";
+	bool one = missing == 1;
+
+	if (form->node >= 0)
+		snprintf(node, sizeof(node), " on node %d", form->node);
+	return err_set(err, -ENOMEM,
+		"%" PRIu64 " huge page%s of %s %s missing%s; reserve %s: echo %" PRIu64 " > %s",
+		missing, one ? "" : "s", size_format(form->page_bytes, page, sizeof(page)),
+		one ? "is" : "are", node, one ? "it" : "them", wanted,
+		huge_path(form, path, sizeof(path)));
+}
+
+/* What is reserved on the host suffices for the pool, and others have it. */
+static void huge_say(const struct chunk_form *form, struct kv_err *err)
+{
+	uint64_t nodes = form->node >= 0 && form->node < GMEM_NODES_MAX ? 1ULL << form->node : 0;
+	uint64_t free = gmem_huge_free(form->page_bytes, nodes);
+	uint64_t need = form->bytes / form->page_bytes;
+	long long all = chunk_huge_count(form);
+	char size[24];
+
+	if (all < 0 || free >= need)
+		return;
+	chunk_huge_err(form, need - free, (uint64_t)all + need - free, err);
+	err_prefix(err, -ENOMEM, "a chunk of %s", size_format(form->bytes, size, sizeof(size)));
+}
+
 int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomic_bool *stop,
 	struct kv_err *err)
 {
@@ -167,6 +221,8 @@ err_map:
 	munmap(new.map, form->bytes);
 err_fd:
 	fd_close(&new.fd);
+	if (err && !err->text[0] && form->page_bytes != PAGE_BYTES)
+		huge_say(form, err);
 	if (err && !err->text[0])
 		err_set(err, r, "a chunk of %s in pages of %s: %s",
 			size_format(form->bytes, size, sizeof(size)),

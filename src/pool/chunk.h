@@ -44,6 +44,17 @@ int chunk_make(struct chunk_mem *mem, const struct chunk_form *form, const atomi
  */
 int chunk_node_check(int node, struct kv_err *err);
 
+/* All huge pages of @form's size on its node, or on the host; -errno where there is no such size.
+ */
+long long chunk_huge_count(const struct chunk_form *form);
+
+/*
+ * Say that @missing huge pages are missing, and how to have @wanted of them in all.
+ * Returns -ENOMEM.
+ */
+int chunk_huge_err(
+	const struct chunk_form *form, uint64_t missing, uint64_t wanted, struct kv_err *err);
+
 /*
  * Give a chunk back to the kernel. When it was @lent, its pages are taken out of the file first,
  * also from under whoever kept a descriptor or a mapping; @mem becomes CHUNK_MEM_NONE.

@@ -88,12 +88,14 @@ static int error_tell(const struct pool_msg *msg, struct kv_err *err)
 
 	switch (code) {
 	case -EAGAIN:
-		return err_set(err, code, "the pool is short of free chunks at the moment");
+		return err_set(err, code,
+			"the pool is short of free chunks at the moment (wait=on waits for them)");
 	case -ENOSPC:
 		return err_set(err, code, "the pool has only %s in all",
 			size_format(msg->bytes, size, sizeof(size)));
 	case -EDQUOT:
-		return err_set(err, code, "more than the pool gives to one user");
+		return err_set(err, code, "the pool gives one user no more than %s at a time",
+			size_format(msg->bytes, size, sizeof(size)));
 	case -EACCES:
 		return err_set(err, code, "the pool does not serve this user");
 	case -EPERM:
@@ -459,6 +461,20 @@ int pool_resize(const char *path, enum pool_type type, uint64_t bytes, struct kv
 		return fd;
 	request_send(fd, (uint16_t)type, 0, bytes, 0);
 	r = answer_read(fd, POOL_DONE, &msg, sizeof(msg), NULL, NULL, err);
-	/* Of a lease it means something else. */
-	return r == -ENOSPC ? err_set(err, r, "a pool has at most %u chunks", POOL_CHUNKS_MAX) : r;
+	switch (r) {
+	case -ENOSPC: /* of a lease it means something else */
+		return err_set(err, r, "a pool has at most %u chunks", POOL_CHUNKS_MAX);
+	case -ENOMEM:
+		return err_set(err, r,
+			"more than the memory, or the huge pages, that the pool's host has");
+	case -EMFILE:
+		return err_set(err, r,
+			"the pool's server may not have enough descriptors for so many chunks "
+			"(its ulimit -n)");
+	case -ETIMEDOUT:
+		return err_set(
+			err, r, "the pool does not answer; it does what was asked when it goes on");
+	default:
+		return r;
+	}
 }

@@ -110,7 +110,7 @@ int pool_status(const char *path, struct pool_info *info, struct kv_err *err);
 /*
  * Change the pool's size: @type is POOL_GROW or POOL_SHRINK (by @bytes), or POOL_DRAIN (@bytes is
  * 0). Returns 0 when it is noted; -EPERM (only the server's user and root may); -ENOSPC (too many
- * chunks); -EMFILE; else errors as pool_lease().
+ * chunks); -ENOMEM (the host can never hold so much); -EMFILE; else errors as pool_lease().
  */
 int pool_resize(const char *path, enum pool_type type, uint64_t bytes, struct kv_err *err);
 

@@ -81,7 +81,7 @@ int chunks_resize(struct pool_server *server, uint64_t target);
 /* Take what the threads have finished. */
 void chunks_done(void *server);
 
-/* Try again to get memory for missing chunks. */
+/* Try again to get memory for missing chunks: for some, and for more as these find it. */
 void chunks_retry(void *server, uint32_t events);
 
 /* Free all chunks, without touching what is leased. */

@@ -69,7 +69,7 @@ static int chunk_add(struct pool_server *server)
 	return 0;
 }
 
-/* Two descriptors a chunk, two a client that just connects. */
+/* Two descriptors a chunk, one a client. */
 static bool fds_suffice(uint64_t chunks, unsigned clients)
 {
 	struct rlimit limit;
@@ -79,19 +79,19 @@ static bool fds_suffice(uint64_t chunks, unsigned clients)
 	return 2 * chunks + clients + 64 <= limit.rlim_cur;
 }
 
-/* Give up chunks that nobody has, as many as there are too many. */
+/* Give up chunks that nobody has, as many as there are too many, those without memory first. */
 static void chunks_shed(struct pool_server *server)
 {
+	static const enum chunk_state states[] = {CHUNK_MISSING, CHUNK_FREE};
 	unsigned total = chunks_total(server);
 
-	for (unsigned i = 0; i < server->chunk_count && total > server->target; i++) {
-		struct chunk *chunk = server->chunks[i];
-
-		if (chunk->state != CHUNK_FREE && chunk->state != CHUNK_MISSING)
-			continue;
-		chunk_work(server, chunk, JOB_DROP);
-		total--;
-	}
+	for (unsigned s = 0; s < ARRAY_LEN(states); s++)
+		for (unsigned i = 0; i < server->chunk_count && total > server->target; i++) {
+			if (server->chunks[i]->state != states[s])
+				continue;
+			chunk_work(server, server->chunks[i], JOB_DROP);
+			total--;
+		}
 }
 
 int chunks_resize(struct pool_server *server, uint64_t target)
@@ -109,13 +109,23 @@ int chunks_resize(struct pool_server *server, uint64_t target)
 	return r;
 }
 
+/* Let the threads try @count of the chunks without memory once more. */
+static void chunks_try(struct pool_server *server, unsigned count)
+{
+	for (unsigned i = 0; i < server->chunk_count && count; i++) {
+		if (server->chunks[i]->state != CHUNK_MISSING)
+			continue;
+		chunk_work(server, server->chunks[i], JOB_FILL);
+		count--;
+	}
+}
+
 void chunks_retry(void *ctx, uint32_t events)
 {
 	struct pool_server *server = ctx;
 
-	for (unsigned i = 0; i < server->chunk_count; i++)
-		if (server->chunks[i]->state == CHUNK_MISSING)
-			chunk_work(server, server->chunks[i], JOB_FILL);
+	/* Where these find nothing, the others would not either; where they do, others follow. */
+	chunks_try(server, server->threads);
 }
 
 /* A thread could not get memory; it is asked again in a while. */
@@ -134,6 +144,7 @@ void chunks_done(void *ctx)
 	struct pool_server *server = ctx;
 	struct kv_err err = {0};
 	struct chunk *chunk;
+	unsigned filled = 0;
 
 	while ((chunk = store_take(server->store, &err))) {
 		free(chunk->spans);
@@ -148,9 +159,11 @@ void chunks_done(void *ctx)
 			chunk->state = CHUNK_FREE;
 			chunk->owed = false;
 			server->short_said = false;
+			filled += chunk->job == JOB_FILL;
 		}
 	}
 	chunks_shed(server);
+	chunks_try(server, filled);
 	leases_serve(server);
 }
 

@@ -107,6 +107,11 @@ int pool_listen(const char *path, int everybody, struct kv_err *err)
 	/* Between two servers that start at once, and both find a dead socket. */
 	snprintf(lock_path, sizeof(lock_path), "%s.lock", path);
 	lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (lock < 0 && errno == EACCES && !access(lock_path, F_OK))
+		return err_set(err, -EACCES,
+			"%s is another user's, who had a pool there: remove it, or listen "
+			"elsewhere",
+			lock_path);
 	if (lock < 0 || flock(lock, LOCK_EX) < 0)
 		return err_set(err, -errno, "%s: %s", lock_path, err_text(errno));
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

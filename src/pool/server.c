@@ -51,7 +51,8 @@ static int answer(struct client *client, uint16_t type, int error)
 		.version = POOL_VERSION,
 		.type = type,
 		.error = (uint32_t)-error,
-		.bytes = client->server->target * client->server->form.bytes,
+		.bytes = error == -EDQUOT ? client->server->user_bytes
+					  : client->server->target * client->server->form.bytes,
 		.chunk_bytes = client->server->form.bytes,
 		.page_bytes = client->server->form.page_bytes,
 	};
@@ -115,6 +116,39 @@ void pool_server_info(struct pool_server *server, struct pool_info *info)
 	info->verify_failed = counts.verify_failed;
 }
 
+/* Can this host, with nothing else in its memory, hold the pool? What is taken now may come back.
+ */
+static int host_check(const struct chunk_form *form, uint64_t size_bytes, struct kv_err *err)
+{
+	char size[24], page[24];
+	long long need = (long long)(size_bytes / form->page_bytes), have;
+	struct sysinfo info;
+
+	size_format(form->page_bytes, page, sizeof(page));
+	size_format(size_bytes, size, sizeof(size));
+	if (form->page_bytes == PAGE_BYTES) {
+		uint64_t total, free;
+
+		if (form->node >= 0 && gmem_node_memory((unsigned)form->node, &total, &free) &&
+			size_bytes > total)
+			return err_set(err, -ENOMEM, "a pool of %s: NUMA node %d has only %llu MiB",
+				size, form->node, (unsigned long long)total / MIB);
+		if (sysinfo(&info) < 0)
+			return -errno;
+		if (size_bytes > (uint64_t)info.totalram * info.mem_unit)
+			return err_set(err, -ENOMEM, "a pool of %s: the host has only %llu MiB",
+				size, (unsigned long long)info.totalram * info.mem_unit / MIB);
+		return 0;
+	}
+	have = chunk_huge_count(form);
+	if (have < 0)
+		return err_set(err, -EINVAL, "this host has no huge pages of %s%s", page,
+			form->node >= 0 ? " on that node" : "");
+	if (have < need)
+		return chunk_huge_err(form, (uint64_t)(need - have), (uint64_t)need, err);
+	return 0;
+}
+
 /* Who may change the pool. */
 static bool client_rules(const struct client *client)
 {
@@ -134,7 +168,12 @@ static int size_change(struct client *client, const struct pool_msg *msg)
 		target = server->target + chunks;
 	else if (msg->type == POOL_SHRINK && chunks < server->target)
 		target = server->target - chunks;
-	r = chunks_resize(server, target);
+	/* As much as there is can be waited for, and more can not. */
+	r = target > server->target && target <= POOL_CHUNKS_MAX
+		    ? host_check(&server->form, target * server->form.bytes, NULL)
+		    : 0;
+	if (!r)
+		r = chunks_resize(server, target);
 	if (r < 0)
 		return r;
 	leases_serve(server);
@@ -347,63 +386,6 @@ uint64_t pool_chunk_size(uint64_t size_bytes, uint64_t page_bytes)
 	return chunk > page_bytes ? chunk : page_bytes;
 }
 
-/* The count in a file of /sys/kernel/mm/hugepages or of a node, or -errno. */
-static long long huge_count(const struct chunk_form *form, const char *what)
-{
-	MEM_SCOPED char *text = NULL;
-	char path[160], at[64] = "/sys/kernel/mm";
-	ssize_t n;
-
-	if (form->node >= 0)
-		snprintf(at, sizeof(at), "/sys/devices/system/node/node%d", form->node);
-	snprintf(path, sizeof(path), "%s/hugepages/hugepages-%llukB/%s", at,
-		(unsigned long long)(form->page_bytes / KIB), what);
-	n = file_read_all(path, 64, &text);
-	return n < 0 ? n : atoll(text);
-}
-
-/* Can this host, with nothing else in its memory, hold the pool? What is taken now may come back.
- */
-static int host_check(const struct chunk_form *form, uint64_t size_bytes, struct kv_err *err)
-{
-	char size[24], page[24];
-	long long need = (long long)(size_bytes / form->page_bytes), have;
-	struct sysinfo info;
-
-	size_format(form->page_bytes, page, sizeof(page));
-	size_format(size_bytes, size, sizeof(size));
-	if (form->page_bytes == PAGE_BYTES) {
-		uint64_t total, free;
-
-		if (form->node >= 0 && gmem_node_memory((unsigned)form->node, &total, &free) &&
-			size_bytes > total)
-			return err_set(err, -ENOMEM, "a pool of %s: NUMA node %d has only %llu MiB",
-				size, form->node, (unsigned long long)total / MIB);
-		if (sysinfo(&info) < 0)
-			return -errno;
-		if (size_bytes > (uint64_t)info.totalram * info.mem_unit)
-			return err_set(err, -ENOMEM, "a pool of %s: the host has only %llu MiB",
-				size, (unsigned long long)info.totalram * info.mem_unit / MIB);
-		return 0;
-	}
-	have = huge_count(form, "nr_hugepages");
-	if (have < 0)
-		return err_set(err, -EINVAL, "this host has no huge pages of %s%s", page,
-			form->node >= 0 ? " on that node" : "");
-	if (have < need && form->node >= 0)
-		return err_set(err, -ENOMEM,
-			"%lld huge pages of %s are missing on node %d; reserve them: echo %lld > "
-			"/sys/devices/system/node/node%d/hugepages/hugepages-%llukB/nr_hugepages",
-			need - have, page, form->node, need, form->node,
-			(unsigned long long)(form->page_bytes / KIB));
-	if (have < need)
-		return err_set(err, -ENOMEM,
-			"%lld huge pages of %s are missing; reserve them: echo %lld > "
-			"/sys/kernel/mm/hugepages/hugepages-%llukB/nr_hugepages",
-			need - have, page, need, (unsigned long long)(form->page_bytes / KIB));
-	return 0;
-}
-
 static int config_check(
 	const struct pool_config *config, struct chunk_form *form, struct kv_err *err)
 {
@@ -426,6 +408,10 @@ static int config_check(
 			"size %s: a multiple of the chunk size %s, at most %d chunks",
 			size_format(config->size_bytes, text, sizeof(text)),
 			size_format(form->bytes, text2, sizeof(text2)), POOL_CHUNKS_MAX);
+	if (config->user_bytes && config->user_bytes < form->bytes)
+		return err_set(err, -EINVAL, "user limit %s: at least a chunk of %s",
+			size_format(config->user_bytes, text, sizeof(text)),
+			size_format(form->bytes, text2, sizeof(text2)));
 	if (config->threads > THREADS_MAX)
 		return err_set(err, -EINVAL, "threads %u: 1 to %d", config->threads, THREADS_MAX);
 	if (config->node >= NODES_MAX)
@@ -448,6 +434,7 @@ static int server_start(struct pool_server *server, const struct pool_config *co
 	struct kv_err *err)
 {
 	struct loop *loop = server->loop;
+	unsigned long long chunks = config->size_bytes / server->form.bytes;
 	int r = uids_copy(&server->allow, config->allow, config->allow_count);
 
 	if (!r)
@@ -460,15 +447,15 @@ static int server_start(struct pool_server *server, const struct pool_config *co
 	if (!r)
 		r = loop_add_timer(loop, listen_again, server, &server->accept_timer);
 	if (!r)
-		r = chunks_resize(server, config->size_bytes / server->form.bytes);
+		r = chunks_resize(server, chunks);
 	if (!r && listen_fd >= 0)
 		r = loop_add_fd(
 			loop, listen_fd, EPOLLIN, listen_ready, server, &server->listen_source);
 	if (r == -EMFILE)
 		return err_set(err, r,
-			"too few descriptors are allowed for %llu chunks (ulimit -n): take larger "
-			"ones",
-			(unsigned long long)(config->size_bytes / server->form.bytes));
+			"too few descriptors are allowed (ulimit -n) for %llu chunks (2 each) and "
+			"%u clients: take larger chunks, or fewer --clients",
+			chunks, server->clients_max);
 	if (r < 0)
 		return err_set(err, r, "the pool cannot start: %s", err_text(r));
 	server->listen_fd = listen_fd;

@@ -36,9 +36,9 @@ def message(kind, flags=0, index=0, count=0, size=0, magic=MAGIC, version=1, err
 class Refused(Exception):
     """The pool answered with this errno."""
 
-    def __init__(self, number):
+    def __init__(self, number, size):
         super().__init__(os.strerror(number))
-        self.errno = number
+        self.errno, self.size = number, size
 
 
 class Client:
@@ -64,7 +64,7 @@ class Client:
             raise EOFError
         fields = MSG.unpack(data[: MSG.size])
         if fields[2] == ERROR:
-            raise Refused(fields[6])
+            raise Refused(fields[6], fields[7])
         return fields
 
     def lease(self, size, flags=WAIT):

@@ -580,10 +580,8 @@ def test_socket_of_the_next(kvick, tmp_path):
 @needs_root
 def test_ordinary_user(serve, open_kvick, tmp_path):  # noqa: F811
     """The server needs no privileges."""
+    open_path(tmp_path)
     os.chown(tmp_path, 65534, 65534)
-    for parent in tmp_path.parents:
-        if os.stat(parent).st_uid == os.geteuid() and str(parent) not in ("/", "/tmp"):
-            os.chmod(parent, os.stat(parent).st_mode | 0o055)
     pool = serve("--trust", "65534", kvick=open_kvick, **NOBODY)
     with Client(pool.path).lease(16 * CHUNK) as client:
         for m in client.maps():
@@ -591,6 +589,19 @@ def test_ordinary_user(serve, open_kvick, tmp_path):  # noqa: F811
     with Client(pool.path).lease(16 * CHUNK) as client:
         assert zero(client.maps())
     pool.quiet()
+
+
+@needs_root
+def test_after_another_user(serve, open_kvick, tmp_path):  # noqa: F811
+    """What another user's server left beside its socket is named."""
+    open_path(tmp_path)
+    os.chown(tmp_path, 65534, 65534)
+    pool = serve()
+    assert pool.stop() == 0
+    args = [open_kvick, "pool", "serve", "--size", "4M", "--chunk", "4M", "--socket", pool.path]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=20, check=False, **NOBODY)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"kvick pool serve: {pool.path}.lock is another user's"), done.stderr
 
 
 def test_systemd(kvick, tmp_path):

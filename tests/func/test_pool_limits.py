@@ -4,6 +4,8 @@
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +45,31 @@ def test_sizes(serve):
     assert not os.path.exists(pool.path)
     late = pool.do("status")
     assert late.returncode == 1 and pool.path in late.stderr
+
+
+def test_growing_too_far(serve):
+    """What the host can never hold, or the server not open, is refused, and nothing changes."""
+    files = 1024 + 64 + 2 * 4
+    pool = serve(
+        *("--size", "64M", "--chunk", "64M"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
+    )
+    for size, text in (("900G", "the pool's host has"), ("256M", "enough descriptors")):
+        done = pool.do("grow", size)
+        assert done.returncode == 1 and text in done.stderr, done
+        assert done.stderr.count("\n") == 1
+    assert pool.do("grow", "192M").returncode == 0
+    assert pool.until(lambda i: i["free_chunks"] == 4)["target_chunks"] == 4
+
+
+def test_asked_of_a_server_that_is_stopped(serve):
+    """It is said that what was asked may still come, as it then does."""
+    pool = serve()
+    pool.kill(signal.SIGSTOP)
+    done = pool.do("grow", "4M")
+    assert done.returncode == 1 and "does what was asked when it goes on" in done.stderr, done
+    pool.kill(signal.SIGCONT)
+    pool.until(lambda i: i["free_chunks"] == 17)
 
 
 @pytest.fixture(name="group")
@@ -87,8 +114,15 @@ def test_control_group(kvick, group, tmp_path):
                 return info["free_chunks"] if not info["filling_chunks"] else 0
 
             until(lambda: 1 <= free() <= 6, "chunks")
+            chunks = free()
             with Client(str(tmp_path / "sock")).lease(16 * MIB) as client:
                 assert len(client.fds) == 1
+            until(lambda: free() == chunks, "the lease's end")
+            # A smaller pool gives up first what it does not have.
+            subprocess.run([kvick, "pool", "shrink", "160M", *args[:2]], check=True)
+            with Client(str(tmp_path / "sock")).lease(chunks * 16 * MIB, 0) as client:
+                assert len(client.fds) == chunks
+            subprocess.run([kvick, "pool", "grow", "160M", *args[:2]], check=True)
             limit.write_text(str(512 * MIB))
             until(lambda: free() == 16, "all chunks", 20)
         finally:
@@ -176,6 +210,7 @@ def test_user_limit(serve):
         with pytest.raises(Refused) as refused, Client(pool.path) as other:
             other.lease(2 * CHUNK)
         assert refused.value.errno == 122  # EDQUOT
+        assert refused.value.size == 16 * MIB
         assert pool.info()["refused_limit"] == 1
         with Client(pool.path).lease(CHUNK):
             pass
@@ -192,6 +227,9 @@ def test_user_limit(serve):
         (("--size", "900G", "--page-size", "2M"), 1, "nr_hugepages"),
         (("--size", "4M", "--chunk", "4M", "--node", "1000"), 1, "--node 1000: memory cannot be bound"),
         (("--size", "2M", "--chunk", "2M", "--page-size", "2M", "--node", "1000"), 1, "memory on node 0"),
+        (("--size", "64M", "--user-limit", "3M", "--chunk", "4M"), 1, "user limit 3M: at least a chunk of 4M"),
+        (("--size", "64M", "--user-limit", "0"), 2, "--user-limit 0"),
+        (("--size", "64M", "--chunk", "0"), 2, "--chunk 0"),
         (("--size", "x"), 2, "--size x"),
         (("--size", "64M", "--allow", "no-such-user"), 2, "no such user"),
         (("--size", "64M", "--threads", "0"), 2, "1 to 64"),
@@ -209,3 +247,24 @@ def test_serve_errors(kvick, tmp_path, args, status, text):
     assert result.returncode == status
     assert text in result.stderr
     assert not (tmp_path / "sock").exists()
+
+
+def test_descriptors(kvick, tmp_path):
+    """Too few descriptors: what they are for is said, and fewer clients help."""
+    script = 'ulimit -n 1024; exec "$@"'
+    argv = ["sh", "-c", script, "sh", kvick, "pool", "serve", "--socket", str(tmp_path / "sock")]
+    argv += ["--size", "4M", "--chunk", "4M"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1 and "for 1 chunks (2 each) and 1024 clients" in done.stderr, done
+    with subprocess.Popen([*argv, "--clients", "900"]) as server:
+        until((tmp_path / "sock").exists, "the socket")
+        server.terminate()
+        assert server.wait(20) == 0
+
+
+@pytest.mark.parametrize("verb", [("serve", "--size", "4M"), ("status",), ("drain",)])
+def test_no_path(kvick, verb):
+    done = subprocess.run(
+        [kvick, "pool", *verb, "--socket", ""], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2 and "--socket: the path is empty" in done.stderr, done
