@@ -126,10 +126,9 @@ static int size_set(
 			  : option->name[0] == 'k' ? &bench->kernel_bytes
 						   : &bench->initrd_bytes;
 
-	if (size_parse(value, bytes) < 0)
-		return err_set(err, -EINVAL, "--%s: \"%s\" is not a size such as 19M", option->name,
-			value);
-	return bytes == &bench->memory_bytes ? bench_memory_set(bytes, value, err) : 0;
+	if (bytes == &bench->memory_bytes)
+		return bench_memory_set(bytes, value, err);
+	return cli_size(option->name, value, "19M", bytes, err);
 }
 
 static int json_set(

@@ -600,15 +600,21 @@ static int size_set(
 {
 	struct bench *bench = ctx;
 	uint64_t *to = &bench->size_bytes;
+	int r;
 
 	if (!strcmp(option->name, "chunk"))
 		to = &bench->config.chunk_bytes;
 	else if (!strcmp(option->name, "page-size"))
 		to = &bench->config.page_bytes;
-	if (size_parse(value, to) < 0 || !*to)
-		return err_set(
-			err, -EINVAL, "--%s %s: a size such as 64M or 1G", option->name, value);
-	return 0;
+	r = cli_size(option->name, value, "64M", to, err);
+	if (r < 0)
+		return r;
+	if (to == &bench->config.page_bytes && *to != PAGE_BYTES && *to != 2 * MIB && *to != GIB)
+		return err_set(err, -EINVAL,
+			"--page-size: \"%.40s\" is not allowed; give 4K, 2M or 1G", value);
+	return *to ? 0
+		   : err_set(err, -EINVAL, "--%s: \"%.40s\" is nothing; give a size such as 64M",
+			     option->name, value);
 }
 
 static int count_set(
@@ -649,11 +655,15 @@ static int only_set(
 }
 
 static const struct cli_option options[] = {
-	{"size", "SIZE", "of the pool, and of the lease that is cleaned (default 1G)", size_set, 0},
+	{"size", "SIZE",
+		"of the pool, and of the lease that is cleaned: whole chunks, and\n"
+		"32M or more where VMs write (default 1G)",
+		size_set, 0},
 	{"page-size", "4K|2M|1G", "pages of the pool (default 4K)", size_set, 0},
 	{"chunk", "SIZE", "of the pool (default: a hundredth of its size, at least 2M)", size_set,
 		0},
-	{"threads", "N", "that clean, in the pool and beside it (default 1)", count_set, 0},
+	{"threads", "N", "that clean, in the pool and beside it, 1 to 64 (default 1)", count_set,
+		0},
 	{"rounds", "N", "repetitions (default 10)", count_set, 0},
 	{"only", "WHAT",
 		"chunks: leases and their cleaning; starts: VMs that start; writes:\n"
@@ -678,9 +688,11 @@ static const struct cli_usage usage = {
 	.option_count = ARRAY_LEN(options),
 };
 
+/* What the options are together. */
 static int config_finish(struct bench *bench, struct kv_err *err)
 {
 	uint64_t *chunk = &bench->config.chunk_bytes;
+	char a[24], b[24];
 
 	if (!*chunk) {
 		*chunk = 2 * MIB;
@@ -689,11 +701,20 @@ static int config_finish(struct bench *bench, struct kv_err *err)
 		if (*chunk < bench->config.page_bytes)
 			*chunk = bench->config.page_bytes;
 	}
+	if (*chunk % bench->config.page_bytes)
+		return err_set(err, -EINVAL,
+			"--chunk: %s is not a multiple of %s, the size of a page",
+			size_format(*chunk, a, sizeof(a)),
+			size_format(bench->config.page_bytes, b, sizeof(b)));
 	if (bench->size_bytes % *chunk)
-		return err_set(err, -EINVAL, "--size: a multiple of the chunk size is needed");
+		return err_set(err, -EINVAL,
+			"--size: %s is not a multiple of %s, the size of a chunk",
+			size_format(bench->size_bytes, a, sizeof(a)),
+			size_format(*chunk, b, sizeof(b)));
 	bench->config.size_bytes = bench->size_bytes;
 	if (bench->writes && bench->size_bytes < VM_MIN_BYTES)
-		return err_set(err, -EINVAL, "--size: VMs need at least 32M");
+		return err_set(err, -EINVAL, "--size: %s is too little; VMs that write need 32M",
+			size_format(bench->size_bytes, a, sizeof(a)));
 	for (uint64_t size = *chunk; bench->size_count < SIZES_MAX; size *= 4) {
 		if (size >= bench->size_bytes)
 			size = bench->size_bytes;
@@ -720,11 +741,13 @@ int bench_pool(int argc, char **argv)
 
 	if (status != CLI_GO_ON)
 		return status;
+	if (config_finish(&bench, &err) < 0)
+		return cli_usage_error("bench pool", "%s", err.text);
 	signal(SIGIO, SIG_IGN);
 	bench_catch_signals();
 	bench_noise_start(&noise);
-	r = config_finish(&bench, &err);
-	if (!r && sched_getaffinity(0, sizeof(bench.cpus), &bench.cpus) < 0)
+	r = 0;
+	if (sched_getaffinity(0, sizeof(bench.cpus), &bench.cpus) < 0)
 		r = err_set(&err, -errno, "CPUs of this process: %s", err_text(errno));
 	if (!r && (bench.starts || bench.writes))
 		r = bench_vms_prepare(&bench.vms, bench.size_bytes, &err);

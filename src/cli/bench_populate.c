@@ -653,7 +653,6 @@ static int size_set(
 	return 0;
 }
 
-/* One number: all counts up to it; or "N-M". */
 static int threads_set(
 	void *ctx, const struct cli_option *option, const char *value, struct kv_err *err)
 {
@@ -715,8 +714,11 @@ static int json_set(
 }
 
 static const struct cli_option options[] = {
-	{"size", "SIZE", "memory to populate, and of the largest VM (default 1G)", size_set, 0},
-	{"threads", "N", "1 to N threads (default: the number of CPUs)", threads_set, 0},
+	{"size", "SIZE",
+		"memory to populate, and of the largest VM: a multiple of 16M from\n"
+		"128M (default 1G)",
+		size_set, 0},
+	{"threads", "N", "1 to N threads, up to 64 (default: the number of CPUs)", threads_set, 0},
 	{"rounds", "N", "counted rounds (default 7); one more goes first", rounds_set, 0},
 	{"only", "MEMORY",
 		"4k, thp, memfd, hugetlb-2m, hugetlb-1g or file (written to the folder\n"

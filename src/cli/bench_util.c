@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/num.h"
 #include "cli/bench_stat.h"
+#include "cli/cli.h"
 #include "trace/timeline.h"
 
 char **bench_environ(char *text)
@@ -189,10 +190,12 @@ double bench_rank(const struct bench_samples *samples, double share)
 
 int bench_memory_set(uint64_t *bytes, const char *value, struct kv_err *err)
 {
-	if (size_parse(value, bytes) < 0 || *bytes % MIB || *bytes < 16 * MIB)
-		return err_set(err, -EINVAL,
-			"--memory: \"%s\" is not a size of whole MiB from 16M on", value);
-	return 0;
+	int r = cli_size("memory", value, "256M", bytes, err);
+
+	if (!r && (*bytes % MIB || *bytes < 16 * MIB))
+		r = err_set(err, -EINVAL, "--memory: \"%s\" is not a size of whole MiB from 16M on",
+			value);
+	return r;
 }
 
 int bench_vs_add(

@@ -3,6 +3,7 @@
 #define KV_CLI_CLI_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/err.h"
 
@@ -66,6 +67,13 @@ struct cli_usage {
  * Returns CLI_GO_ON, or the status to exit with.
  */
 int cli_parse(const struct cli_usage *usage, int argc, char **argv, void *ctx);
+
+/*
+ * The size that @option got, of the kind of @such ("64M").
+ * Returns 0; -EINVAL or -ERANGE with a sentence.
+ */
+int cli_size(const char *option, const char *value, const char *such, uint64_t *ret_bytes,
+	struct kv_err *err);
 
 /* Print a verb's help to stdout. Returns 0, or CLI_EXIT_START when stdout does not take it. */
 int cli_help(const struct cli_usage *usage);

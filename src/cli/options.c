@@ -66,6 +66,20 @@ int cli_usage_error(const char *verb, const char *fmt, ...)
 	return CLI_EXIT_USAGE;
 }
 
+int cli_size(const char *option, const char *value, const char *such, uint64_t *ret_bytes,
+	struct kv_err *err)
+{
+	int r = size_parse(value, ret_bytes);
+
+	if (r == -ERANGE)
+		return err_set(err, r,
+			"--%s: \"%.40s\" is out of range; a size is less than 16777216T", option,
+			value);
+	return r < 0 ? err_set(err, r, "--%s: \"%.40s\" is not a size such as %s", option, value,
+			       such)
+		     : 0;
+}
+
 #define NEAR_MAX 32
 
 /*

@@ -119,6 +119,11 @@ def test_floors_in_testbed(linux):
         ["io", "--requests", "many", "x"],
         ["start", "--runs", "0"],
         ["start", "--case", "19M"],
+        ["pool", "--size", "0"],
+        ["pool", "--page-size", "5K"],
+        ["pool", "--threads", "65"],
+        ["populate", "--size", "129M"],
+        ["populate", "--threads", "65"],
     ],
 )
 def test_wrong_option(kvick, args):
@@ -127,6 +132,32 @@ def test_wrong_option(kvick, args):
     assert result.stdout == ""
     assert result.stderr.startswith(f"kvick bench {args[0]}: {args[1]}")
     assert args[2] in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("--size", "100M", "--chunk", "64M"), "--size: 100M is not a multiple of 64M, the size of a chunk"),
+        (("--chunk", "1K"), "--chunk: 1K is not a multiple of 4K, the size of a page"),
+        (("--only", "writes", "--size", "16M"), "--size: 16M is too little; VMs that write need 32M"),
+    ],
+)
+def test_wrong_pool(kvick, args, text):
+    """Sizes that cannot be together are a mistake of the line, too."""
+    if "writes" not in args:
+        args = (*args, "--only", "chunks")
+    result = bench(kvick, "pool", *args)
+    assert (result.returncode, result.stdout) == (USAGE, "")
+    assert result.stderr.startswith(f"kvick bench pool: {text}")
+
+
+def test_size_out_of_range(kvick):
+    """A number that is too large is a size all the same."""
+    for verb, option in (("halt", "memory"), ("footprint", "kernel-size"), ("pool", "chunk")):
+        for size, text in (("99999999T", "is out of range"), ("9X", "is not a size such as")):
+            result = bench(kvick, verb, f"--{option}", size)
+            assert result.returncode == USAGE
+            assert result.stderr.startswith(f'kvick bench {verb}: --{option}: "{size}" {text}')
 
 
 @pytest.mark.usefixtures("kvm_host")
