@@ -286,6 +286,17 @@ static void placement_print(const struct part *part)
 	putchar('\n');
 }
 
+/* Whether initrds are mapped where nobody knows yet, into huge pages that small_count() left out.
+ */
+static bool small_more(const struct info *info)
+{
+	bool mapped = false;
+
+	for (unsigned i = 0; i < info->initrd->count; i++)
+		mapped |= info->initrds[i].split.map_bytes > 0;
+	return mapped && !info->memory_given;
+}
+
 static void text_print(const struct info *info)
 {
 	const struct image_plan *plan = image_plan(info->image);
@@ -334,9 +345,7 @@ static void text_print(const struct info *info)
 		       " huge pages) become small pages%s\n",
 			gmem_backing_name(info->config.memory.backing), info->small_bytes,
 			info->small_bytes / info->page_bytes,
-			info->initrd->count && !info->memory_given
-				? "; more for the initrd (--memory tells)"
-				: "");
+			small_more(info) ? "; more for the initrd (--memory tells)" : "");
 }
 
 /* Addresses are strings: JSON readers keep only 53 bits of a number. */

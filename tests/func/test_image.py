@@ -153,6 +153,20 @@ def test_memory_as_run(kvick, info, flat):
     assert info(guest, "--backing", "hugetlb-1g").returncode == OK
 
 
+def test_small_pages_of_initrd(info, report, flat, tmp_path):
+    """Where an initrd would go is not known without a size; that it would be copied is."""
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"x" * 8192)
+    args = (flat / "signal.pvh.elf", "--initrd", initrd)
+    huge = (*args, "--backing", "hugetlb-2m")
+    more = "; more for the initrd (--memory tells)\n"
+    assert info(*huge).stdout.endswith(" become small pages" + more)
+    for known in (("--image-map", "copy"), ("--memory", "64M")):
+        assert info(*huge, *known).stdout.endswith(" become small pages\n")
+    small = [report(*huge, *known)["small_page_bytes"] for known in ((), ("--memory", "64M"))]
+    assert small[1] - small[0] == 2 << 20
+
+
 def test_two_backings(info, flat):
     guest = flat / "signal.pvh.elf"
     for args in (
