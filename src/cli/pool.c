@@ -36,6 +36,8 @@ static int bytes_set(void *ctx, const char *value, struct kv_err *err)
 	struct ask *ask = ctx;
 	int r = size_parse(value, &ask->bytes);
 
+	if (r == -ERANGE)
+		return err_set(err, r, "SIZE %s: out of range", value);
 	if (r < 0 || !ask->bytes)
 		return err_set(err, -EINVAL, "SIZE %s: a size such as 512M or 8G", value);
 	return 0;

@@ -45,6 +45,7 @@ static int size_set(
 {
 	struct serve *serve = ctx;
 	uint64_t *to = &serve->config.size_bytes;
+	int r;
 
 	if (!strcmp(option->name, "chunk"))
 		to = &serve->config.chunk_bytes;
@@ -52,11 +53,10 @@ static int size_set(
 		to = &serve->config.page_bytes;
 	else if (!strcmp(option->name, "user-limit"))
 		to = &serve->config.user_bytes;
-	/* 0 is a size for --size alone. */
-	if (size_parse(value, to) < 0 || (!*to && to != &serve->config.size_bytes))
-		return err_set(
-			err, -EINVAL, "--%s %s: a size such as 64M or 8G", option->name, value);
-	return 0;
+	r = cli_size(option->name, value, "64M or 8G", to, err);
+	if (!r && !*to && to != &serve->config.size_bytes)
+		r = err_set(err, -EINVAL, "--%s %s: a size above 0", option->name, value);
+	return r;
 }
 
 static int count_set(

@@ -58,6 +58,8 @@ def test_growing_too_far(serve):
         done = pool.do("grow", size)
         assert done.returncode == 1 and text in done.stderr, done
         assert done.stderr.count("\n") == 1
+    done = pool.do("grow", "99999999T")
+    assert done.returncode == 2 and "SIZE 99999999T: out of range" in done.stderr, done
     assert pool.do("grow", "192M").returncode == 0
     assert pool.until(lambda i: i["free_chunks"] == 4)["target_chunks"] == 4
 
@@ -230,7 +232,8 @@ def test_user_limit(serve):
         (("--size", "64M", "--user-limit", "3M", "--chunk", "4M"), 1, "user limit 3M: at least a chunk of 4M"),
         (("--size", "64M", "--user-limit", "0"), 2, "--user-limit 0"),
         (("--size", "64M", "--chunk", "0"), 2, "--chunk 0"),
-        (("--size", "x"), 2, "--size x"),
+        (("--size", "x"), 2, '--size: "x" is not a size'),
+        (("--size", "99999999T"), 2, '--size: "99999999T" is out of range'),
         (("--size", "64M", "--allow", "no-such-user"), 2, "no such user"),
         (("--size", "64M", "--threads", "0"), 2, "1 to 64"),
         ((), 2, "--size is missing"),
