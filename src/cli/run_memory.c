@@ -165,7 +165,7 @@ bool run_memory_tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 	struct run_memory *memory = ctx;
 	uint64_t now = clock_ns(), ns;
 
-	/* The space of a file is reserved, perhaps in two parts, before it is populated. */
+	/* The space of a file is reserved before it is populated. */
 	if (!memory->begun_ns || done_bytes < memory->done_bytes)
 		memory->begun_ns = now;
 	memory->done_bytes = done_bytes;

@@ -263,39 +263,66 @@ static int nodes_bind(uint64_t nodes, uint8_t *host, uint64_t bytes)
 											   : 0;
 }
 
+/* What all regions of @rg's backing have together. */
+static uint64_t all_bytes(const struct gmem_region *rg)
+{
+	uint64_t end = rg->backing_offset + rg->bytes;
+
+	return rg->backing.total_bytes > end ? rg->backing.total_bytes : end;
+}
+
 /* Space on tmpfs is memory, which the kernel kills for where it cannot be had. */
 static int tmpfs_check(const struct gmem_region *rg, struct kv_err *err)
 {
 	return gmem_room_check(
-		rg->bytes, rg->backing.nodes, "pages of tmpfs", "a file on a disk", err);
-}
-
-static bool is_tmpfs(int fd)
-{
-	struct statfs fs;
-
-	return !fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC;
+		all_bytes(rg), rg->backing.nodes, "pages of tmpfs", "a file on a disk", err);
 }
 
 /*
- * Empty the region's part of the file and reserve its space: a full file system is an error now
- * and not a SIGBUS later. File systems that can do neither are taken as they are if they are empty.
+ * Empty the file, which was @st, and give it its whole size at once: a start that is killed leaves
+ * what the next one takes for RAM. Its beginning is locked, so no VM has any of it.
+ */
+static int file_empty(const struct gmem_region *rg, const struct stat *st)
+{
+	uint64_t bytes = all_bytes(rg), have = (uint64_t)st->st_size;
+	int holes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+	/* Others who still map it see zeros then, and lose no pages. */
+	if (have && fallocate(rg->fd, holes, 0, (off_t)bytes) < 0) {
+		if (errno != EOPNOTSUPP || ftruncate(rg->fd, 0) < 0)
+			return -errno;
+		have = 0;
+	}
+	return have < bytes && ftruncate(rg->fd, (off_t)bytes) < 0 ? -errno : 0;
+}
+
+/* Whether the file system can hold all of the file, where that takes memory. */
+static int file_room(struct gmem_region *rg)
+{
+	struct statfs fs;
+
+	if (fstatfs(rg->fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+		return 0;
+	rg->file_tmpfs = true;
+	if (tmpfs_check(rg, NULL) < 0)
+		return -ENOMEM;
+	/* One without a limit has no blocks at all. */
+	return fs.f_blocks && fs.f_bavail < all_bytes(rg) / (uint64_t)fs.f_bsize ? -ENOSPC : 0;
+}
+
+/*
+ * Reserve the space of the region's part: a full file system is an error now and not a SIGBUS
+ * later. File systems that cannot do that are taken as they are.
  */
 static int file_reserve(const struct gmem_region *rg, const struct gmem_watch *watch)
 {
-	uint64_t at = rg->backing_offset;
+	uint64_t at = rg->backing_offset, end = at + rg->bytes;
 
-	if (fallocate(rg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
-		    (off_t)rg->bytes) < 0 &&
-		errno != EOPNOTSUPP)
-		return -errno;
-	if (rg->file_tmpfs && tmpfs_check(rg, NULL) < 0)
-		return -ENOMEM;
-	for (uint64_t done = 0, step; done < rg->bytes; done += step) {
-		step = rg->bytes - done < RESERVE_STEP ? rg->bytes - done : RESERVE_STEP;
-		if (fallocate(rg->fd, 0, (off_t)(at + done), (off_t)step) < 0)
+	for (uint64_t step; at < end; at += step) {
+		step = end - at < RESERVE_STEP ? end - at : RESERVE_STEP;
+		if (fallocate(rg->fd, 0, (off_t)at, (off_t)step) < 0)
 			return errno == EOPNOTSUPP ? 0 : -errno;
-		if (watch && watch->tick(watch->ctx, done + step, rg->bytes))
+		if (watch && watch->tick(watch->ctx, at + step, all_bytes(rg)))
 			return -ECANCELED;
 	}
 	return 0;
@@ -344,11 +371,13 @@ static int file_lock(const struct gmem_region *rg, struct stat *st)
 /* The region is the part from @rg->backing_offset of the file. */
 static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 {
-	uint64_t end = rg->backing_offset + rg->bytes;
+	bool first = !rg->backing_offset, made;
 	struct stat st;
-	bool made;
 	int r;
 
+	rg->file_path = strdup(backing->path);
+	if (!rg->file_path)
+		return -ENOMEM;
 	rg->fd = file_open(backing->path, &made);
 	if (rg->fd < 0)
 		return rg->fd;
@@ -357,12 +386,13 @@ static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 		return r;
 	/* From now on the file is ours to take back. */
 	rg->file_new = !st.st_size;
-	rg->file_tmpfs = is_tmpfs(rg->fd);
-	if (made)
-		rg->file_path = strdup(backing->path);
-	if ((uint64_t)st.st_size < end && ftruncate(rg->fd, (off_t)end) < 0)
-		return -errno;
-	r = shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
+	rg->file_made = made;
+	if (first)
+		r = file_empty(rg, &st);
+	if (!r && first)
+		r = file_room(rg);
+	if (!r)
+		r = shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
 	/* Where reserving space allocates pages, they come from these nodes. */
 	if (!r && backing->nodes)
 		r = nodes_bind(backing->nodes, rg->host, rg->bytes);
@@ -371,7 +401,7 @@ static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 
 void gmem_file_undo(struct gmem_region *rg)
 {
-	if (rg->file_path && fd_is_at(rg->fd, AT_FDCWD, rg->file_path))
+	if (rg->file_made && fd_is_at(rg->fd, AT_FDCWD, rg->file_path))
 		unlink(rg->file_path);
 	if (rg->file_new && ftruncate(rg->fd, 0) < 0)
 		errno = 0;
@@ -380,8 +410,7 @@ void gmem_file_undo(struct gmem_region *rg)
 
 void gmem_file_keep(struct gmem_region *rg)
 {
-	free(rg->file_path);
-	rg->file_path = NULL;
+	rg->file_made = false;
 	rg->file_new = false;
 }
 
@@ -476,9 +505,7 @@ static int file_failed(const struct gmem_region *rg, const char *path, int code,
 {
 	char size[24];
 
-	if (code == -ENOMEM && rg->file_tmpfs && tmpfs_check(rg, err) < 0)
-		return err_prefix(err, code, "memory: %s", path);
-	size_format(rg->bytes, size, sizeof(size));
+	size_format(all_bytes(rg), size, sizeof(size));
 	switch (code) {
 	case -EINVAL:
 		return err_set(
@@ -506,6 +533,8 @@ int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *
 	size_format(rg->bytes, size, sizeof(size));
 	if (backing->nodes && code == -EINVAL)
 		return err_set(err, code, "memory: numa=: this host lacks one of the nodes");
+	if (code == -ENOMEM && rg->file_tmpfs && tmpfs_check(rg, err) < 0)
+		return err_prefix(err, code, "memory: %s", backing->path);
 	if (backing->mlock && (code == -ENOMEM || code == -EPERM || code == -EAGAIN))
 		return err_set(err, code,
 			"memory: mlock=on: %s cannot be locked (%s); raise the limit: ulimit -l, "

@@ -50,6 +50,12 @@ struct gmem_backing {
 	const struct gmem_chunk *chunks; /* GMEM_POOL; borrowed while gmem_add_backed() runs */
 	unsigned chunk_count;
 	const struct gmem_watch *watch; /* GMEM_FILE: while its space is reserved; or NULL */
+	/*
+	 * Of all regions that will have it, for sentences and because a file is emptied, checked
+	 * and given its size as a whole when its first region, at offset 0, is added; 0: of that
+	 * region alone.
+	 */
+	uint64_t total_bytes;
 };
 
 /* Stable names: "anon", "memfd", "hugetlb-2m", "hugetlb-1g", "file", "pool". */

@@ -27,6 +27,8 @@ void gmem_region_unmap(struct gmem_region *rg)
 	munmap(rg->reserved, rg->reserved_bytes);
 	gmem_file_undo(rg);
 	fd_close(&rg->fd);
+	free(rg->file_path);
+	rg->file_path = NULL;
 }
 
 /* What is around the aligned part stays inaccessible and stops stray accesses on both sides. */

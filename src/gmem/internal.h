@@ -22,9 +22,10 @@ struct gmem_region {
 	uint64_t backing_offset;     /* where in the backing the region starts */
 	uint64_t page_bytes;	     /* what a first touch allocates at least */
 	int fd;			     /* of memfd and file; -1: none */
-	bool file_new;		     /* the file was empty, and nobody wants to keep it yet */
+	char *file_path;	     /* of GMEM_FILE; else NULL */
+	bool file_new;		     /* it was empty, and nobody wants to keep it yet */
+	bool file_made;		     /* the same, and it was made here */
 	bool file_tmpfs;	     /* its space is memory */
-	char *file_path;	     /* the same, and it was made here; or NULL */
 };
 
 /* A part of a region that something else than the region's own pages lies in. */

@@ -21,6 +21,7 @@ int machine_ram_add(struct machine *m, struct kv_err *err)
 		.chunks = m->p.chunks,
 		.chunk_count = m->p.chunk_count,
 		.watch = m->p.watch,
+		.total_bytes = m->p.config->memory_bytes,
 	};
 	uint64_t bytes = m->p.config->memory_bytes;
 	uint64_t low = bytes < LAYOUT_HOLE ? bytes : LAYOUT_HOLE;

@@ -121,6 +121,20 @@ def test_file_of_a_start_that_fails(kvick, flat, tmp_path):
 
 
 @pytest.mark.usefixtures("kvm_host")
+def test_file_of_a_start_that_is_killed(kvick, flat, start):
+    """While the space of both of its regions is reserved: the same command works again."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        ram = Path(folder, "ram")
+        args = ["--memory", f"3200M,backing=file:{ram}", flat / "signal.pvh.elf"]
+        vm = start(*args)
+        until(lambda: ram.exists() and ram.stat().st_blocks * 512 > 64 * MIB, "the reservation")
+        vm.signal(signal.SIGKILL)
+        assert vm.wait() == 128 + signal.SIGKILL
+        assert ram.stat().st_size == 3200 * MIB
+        assert run(kvick, *args).returncode == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
 def test_file_of_another_vm(flat, start, kvick, tmp_path):
     memory = f"64M,backing=file:{tmp_path / 'ram'}"
     vm = start("--memory", memory, flat / "echo.pvh.elf")
@@ -378,24 +392,40 @@ def test_no_such_node(kvick, flat):
     refused(done, "this host lacks one of the nodes")
 
 
+@contextlib.contextmanager
+def mounted(folder, kind, options="rw"):
+    """A file system of this kind at the folder; skips where this user may not mount one."""
+    mount = ["mount", "-t", kind, "-o", options, "none", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip(f"this user may not mount a {kind}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 @pytest.mark.usefixtures("kvm_host")
 def test_full_file_system(kvick, flat, tmp_path):
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32M", "none", tmp_path], capture_output=True, check=False
-    )
-    if mount.returncode:
-        pytest.skip("this user may not mount a tmpfs")
-    try:
+    with mounted(tmp_path, "tmpfs", "size=32M"):
         ram = tmp_path / "ram"
-        for size, said in ("64M", "64M"), ("3200M", "3G"):
+        for size in "64M", "3200M":
             done = run(kvick, "--memory", f"{size},backing=file:{ram}", flat / "signal.pvh.elf")
-            refused(done, f"has no room for {said} of RAM")
+            refused(done, f"has no room for {size} of RAM")
             assert not ram.exists()
         # Less memory is what the sentence asks for.
         assert run(kvick, "--memory", f"16M,backing=file:{ram}", flat / "signal.pvh.elf").returncode == OK
         assert ram.stat().st_size == 16 * MIB
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_file_system_without_holes(kvick, flat, tmp_path):
+    """A file system that can neither make holes nor reserve space: nothing of one VM is left to the
+    next."""
+    with mounted(tmp_path, "ramfs"):
+        for append in "worker=16M,100", "worker=16M,100,1 zero":
+            memory = f"32M,backing=file:{tmp_path / 'ram'}"
+            done = run(kvick, "--memory", memory, "--append", append, flat / "worker.pvh.elf")
+            assert "worker done 100" in done.stdout, done
 
 
 @contextlib.contextmanager
@@ -425,12 +455,13 @@ def control_group(controller, *limits):
 
 @pytest.fixture(name="in_group")
 def limited_control_group(kvick, flat):
-    """Runs a machine with the memory given in a control group that has a limit of 64 MiB."""
+    """Runs a machine with the memory given in a control group that has a limit, of 64 MiB if nothing
+    else is said."""
     with control_group("memory", "memory.limit_in_bytes", "memory.max") as (path, limit):
-        limit.write_text(str(64 * MIB))
         script = f'echo $$ > {path}/cgroup.procs && exec "$@"'
 
-        def go(memory):
+        def go(memory, mib=64):
+            limit.write_text(str(mib * MIB))
             return subprocess.run(
                 ["sh", "-c", script, "sh", kvick, "run", "--memory", memory, flat / "signal.pvh.elf"],
                 capture_output=True, text=True, timeout=30, check=False,
@@ -495,6 +526,10 @@ def test_control_group_and_tmpfs(in_group, tmp_path):
         for _ in range(2):
             assert in_group(f"40M,backing=file:{ram}").returncode == OK
             assert ram.stat().st_blocks * 512 == 40 * MIB
+        # All of it counts, and nothing is taken before: 3 GiB below the 32-bit hole would fit.
+        done = in_group(f"3200M,backing=file:{folder}/large", mib=3100)
+        refused(done, "pages of tmpfs: 3200M are needed, but the control group", "limit of 3100 MiB")
+        assert os.listdir(folder) == ["ram"]
     # Space on a disk is no memory.
     on_disk = tmp_path / "ram"
     if subprocess.run(["stat", "-fc", "%T", tmp_path], capture_output=True, check=True).stdout != b"tmpfs\n":

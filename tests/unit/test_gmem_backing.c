@@ -230,6 +230,8 @@ static off_t file_bytes(const char *path)
 
 struct stop {
 	int left, calls; /* the call by which none is left stops */
+	const char *path;
+	uint64_t total; /* the file's size from the first call on: it is never half a file */
 };
 
 static bool stop_soon(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
@@ -237,15 +239,18 @@ static bool stop_soon(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 	struct stop *stop = ctx;
 
 	stop->calls++;
+	assert_int_equal(total_bytes, stop->total);
+	assert_int_equal(file_bytes(stop->path), stop->total);
 	return !stop->left--;
 }
 
 /* Add two regions of @bytes; the second is stopped when the first is not. Returns what was said. */
 static int start_stopped(const char *path, int steps, uint64_t bytes)
 {
-	struct stop stop = {steps, 0};
+	struct stop stop = {steps, 0, path, 2 * bytes};
 	struct gmem_watch watch = {stop_soon, &stop};
-	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path, .watch = &watch};
+	struct gmem_backing backing = {
+		.kind = GMEM_FILE, .path = path, .watch = &watch, .total_bytes = 2 * bytes};
 	struct kv_err err = {0};
 	struct gmem *gm;
 	int r;
