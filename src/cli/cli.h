@@ -17,7 +17,7 @@ enum cli_exit {
 	CLI_EXIT_HOST = 3,	   /* this host cannot run the guest */
 	CLI_EXIT_CRASH = 4,	   /* the guest crashed */
 	CLI_EXIT_KVM = 5,	   /* KVM failed at run time */
-	CLI_EXIT_IMAGE_SHRANK = 6, /* an image file shrank under the running VM */
+	CLI_EXIT_IMAGE_SHRANK = 6, /* an image file, or RAM's, shrank under the running VM */
 	CLI_EXIT_SIGNAL = 128,	   /* plus N: stopped by signal N */
 };
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,7 @@ struct run {
 
 /* What the SIGBUS handler needs; a signal handler has no other way to its context. */
 static struct {
+	atomic_flag begun; /* in one thread */
 	const struct gmem *gm;
 	const struct chardev *console;
 	struct api_sock *sock;
@@ -67,25 +69,32 @@ static void line_print(void *ctx, enum log_level level, const char *line)
 }
 
 /*
- * The monitor itself touched a page of an image that is no longer there. Says so and goes: there is
- * no way to give the guest back what it lost.
+ * The monitor itself, or the guest's own code where KVM lets it, touched a page of an image or of
+ * RAM in a file that is no longer there. Says so and goes: there is no way to give the guest back
+ * what it lost.
  */
 static void sigbus_handler(int signo, siginfo_t *info, void *context)
 {
-	static const char head[] = "kvick run: ";
-	static const char tail[] =
-		": an image file became shorter while the VM was using it, and pages that it still "
-		"needed are gone\n";
+	static const char head[] = "kvick run: ", image[] = ": an image file",
+			  ram[] = ": the file of the VM's memory";
+	static const char tail[] = " became shorter while the VM was using it, and pages that it "
+				   "still needed are gone\n";
 	const char *what = crash.gm ? gmem_overlay_name(crash.gm, info->si_addr) : NULL;
+	const char *kind = what ? image : ram;
 
+	/* Another thread that ran into it waits for the end. */
+	while (atomic_flag_test_and_set(&crash.begun))
+		pause();
+	if (!what && crash.gm)
+		what = gmem_file_name(crash.gm, info->si_addr);
 	chardev_restore(crash.console);
+	if (crash.sock)
+		api_unlink(crash.sock);
 	if (what && write(STDERR_FILENO, head, strlen(head)) > 0 &&
 		write(STDERR_FILENO, what, strlen(what)) > 0 &&
-		write(STDERR_FILENO, tail, strlen(tail)) > 0) {
-		if (crash.sock)
-			api_unlink(crash.sock);
+		write(STDERR_FILENO, kind, strlen(kind)) > 0 &&
+		write(STDERR_FILENO, tail, strlen(tail)) > 0)
 		_exit(CLI_EXIT_IMAGE_SHRANK);
-	}
 	/* Something else: let it end the process as it would have. */
 	signal(signo, SIG_DFL);
 	raise(signo);

@@ -162,7 +162,7 @@ static const struct cli_usage usage = {
 		"  3    this host cannot run the guest\n"
 		"  4    the guest crashed (triple fault that nobody asked for)\n"
 		"  5    KVM failed at run time\n"
-		"  6    an image file shrank under the running VM\n"
+		"  6    an image file, or the file of backing=file, shrank under the running VM\n"
 		"  128+N  stopped by signal N\n",
 };
 

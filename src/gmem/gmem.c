@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "base/fd.h"
 #include "gmem/internal.h"
@@ -295,6 +296,30 @@ const char *gmem_overlay_name(const struct gmem *gm, const void *host_address)
 
 		if ((uintptr_t)host_address - start < gm->mapped[i].bytes)
 			return gm->mapped[i].what;
+	}
+	return NULL;
+}
+
+const char *gmem_file_name(const struct gmem *gm, const void *host_address)
+{
+	for (unsigned i = 0; i < gm->region_count; i++) {
+		const struct gmem_region *rg = &gm->regions[i];
+
+		if ((uintptr_t)host_address - (uintptr_t)rg->host < rg->bytes)
+			return rg->file_path;
+	}
+	return NULL;
+}
+
+const char *gmem_file_short(const struct gmem *gm)
+{
+	for (unsigned i = 0; i < gm->region_count; i++) {
+		const struct gmem_region *rg = &gm->regions[i];
+		struct stat st;
+
+		if (rg->file_path && !fstat(rg->fd, &st) &&
+			(uint64_t)st.st_size < rg->backing_offset + rg->bytes)
+			return rg->file_path;
 	}
 	return NULL;
 }

@@ -148,4 +148,13 @@ uint64_t gmem_total(const struct gmem *gm);
  */
 const char *gmem_overlay_name(const struct gmem *gm, const void *host_address);
 
+/*
+ * When @host_address (a SIGBUS's si_addr) lies in RAM of GMEM_FILE, name the file.
+ * Returns its path or NULL. Context: signal handler safe.
+ */
+const char *gmem_file_name(const struct gmem *gm, const void *host_address);
+
+/* The path of a file of GMEM_FILE that is shorter than the RAM in it, or NULL. Any thread. */
+const char *gmem_file_short(const struct gmem *gm);
+
 #endif

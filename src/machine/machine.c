@@ -235,22 +235,29 @@ static void finish_emulation(struct machine *m, const struct vcpu_end *end)
 	machine_finish(m, MACHINE_UNSUPPORTED, text);
 }
 
-/* Pages lost to a file that shrank: the guest, or KVM on its behalf, ran into nothing. */
-static void finish_shrunk(struct machine *m, const char *path)
+/*
+ * Pages lost to a file that shrank: the guest, or KVM on its behalf, ran into nothing. Returns
+ * false, and does nothing, when none did.
+ */
+static bool finish_shrunk(struct machine *m)
 {
+	const char *image = machine_shrunk(m), *path = image ? image : gmem_file_short(m->gm);
 	char text[sizeof(m->end.text)];
 
+	if (!path)
+		return false;
 	snprintf(text, sizeof(text),
-		"%s became shorter while the VM was using it, and pages that the guest still "
-		"needed are gone (replace image files by renaming a new one over them)",
-		path);
+		"%s%s became shorter while the VM was using it, and pages that the guest still "
+		"needed are gone%s",
+		path, image ? "" : ", its memory,",
+		image ? " (replace image files by renaming a new one over them)" : "");
 	machine_finish(m, MACHINE_IMAGE_SHRANK, text);
+	return true;
 }
 
 static void vcpu_ended(void *ctx, struct vcpu *vcpu, const struct vcpu_end *end)
 {
 	struct machine *m = ctx;
-	const char *shrunk;
 
 	if (end->kind == VCPU_END_ASKED)
 		return;
@@ -259,11 +266,8 @@ static void vcpu_ended(void *ctx, struct vcpu *vcpu, const struct vcpu_end *end)
 		return;
 	}
 	/* Whatever KVM calls it: a guest whose own code is gone may end in any of these ways. */
-	shrunk = machine_shrunk(m);
-	if (shrunk) {
-		finish_shrunk(m, shrunk);
+	if (finish_shrunk(m))
 		return;
-	}
 	switch (end->kind) {
 	case VCPU_END_SHUTDOWN:
 		if (m->reset_by_fault)

@@ -32,7 +32,7 @@ enum machine_end_kind {
 	MACHINE_UNSUPPORTED,  /* this host's KVM cannot run this guest */
 	MACHINE_KVM_FAILED,   /* KVM gave up */
 	MACHINE_MEMORY_SHORT, /* a vCPU could not populate its slice of RAM */
-	MACHINE_IMAGE_SHRANK, /* an image file lost pages that the guest still needed */
+	MACHINE_IMAGE_SHRANK, /* an image file, or that of RAM, lost pages that the guest needed */
 };
 
 struct machine_end {

@@ -18,7 +18,7 @@ from hugepages import HUGE, emulated_huge_pages, some_huge_pages  # noqa: F401 (
 from images import padded
 from places import Emulated
 from pools import pool_factory  # noqa: F401 (a fixture)
-from vm import KVM, OK, START, USAGE, run, until
+from vm import KVM, OK, SHRANK, START, USAGE, run, until
 
 MIB = 1 << 20
 PAGES = 8192  # that the guest writes: 32 MiB
@@ -132,6 +132,23 @@ def test_file_of_a_start_that_is_killed(kvick, flat, start):
         assert vm.wait() == 128 + signal.SIGKILL
         assert ram.stat().st_size == 3200 * MIB
         assert run(kvick, *args).returncode == OK
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("disk", [True, False])
+def test_file_that_shrinks(flat, start, tmp_path, disk):
+    """Nothing can give the guest its memory back: the file is named, and nothing is left behind."""
+    with tempfile.TemporaryDirectory(dir=tmp_path if disk else "/dev/shm") as folder:
+        ram, sock = Path(folder, "ram"), tmp_path / "sock"
+        memory = f"64M,backing=file:{ram}"
+        vm = start("--memory", memory, "--cpus", "2", "--api-sock", sock, flat / "pages.pvh.elf")
+        vm.expect("pages ready")
+        assert sock.exists()
+        os.truncate(ram, 0)
+        # The guest's code is gone, too.
+        assert vm.wait() == SHRANK
+        assert re.fullmatch(rf"kvick( run)?: (error: )?{ram}\W.*became shorter while the VM was using it.*\n", vm.err)
+        assert not sock.exists()
 
 
 @pytest.mark.usefixtures("kvm_host")

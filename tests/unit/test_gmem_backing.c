@@ -298,6 +298,35 @@ static void test_file_stopped(void **state)
 	gmem_destroy(gm);
 }
 
+/* RAM in a file that somebody cuts short: the file is named, and nothing else is. */
+static void test_file_short(void **state)
+{
+	static const char path[] = "/dev/shm/kvick-test-short";
+	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path, .total_bytes = 2 * RAM};
+	struct kv_err err = {0};
+	struct gmem *gm;
+	uint8_t *low, *high;
+
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, RAM, &backing, 0, &err), 0);
+	assert_int_equal(gmem_add_backed(gm, 4 * GIB, RAM, &backing, RAM, &err), 0);
+	backing = (struct gmem_backing){.kind = GMEM_ANON};
+	assert_int_equal(gmem_add_backed(gm, 8 * GIB, RAM, &backing, 0, &err), 0);
+	low = gmem_at(gm, 0, RAM);
+	high = gmem_at(gm, 4 * GIB, RAM);
+	assert_string_equal(gmem_file_name(gm, low + RAM - 1), path);
+	assert_string_equal(gmem_file_name(gm, high), path);
+	assert_null(gmem_file_name(gm, gmem_at(gm, 8 * GIB, RAM)));
+	assert_null(gmem_file_name(gm, &backing));
+	assert_null(gmem_file_short(gm));
+	assert_int_equal(truncate(path, 2 * RAM - 1), 0);
+	assert_string_equal(gmem_file_short(gm), path);
+	assert_int_equal(truncate(path, 0), 0);
+	assert_string_equal(gmem_file_short(gm), path);
+	gmem_destroy(gm);
+	assert_int_equal(file_bytes(path), -1);
+}
+
 /* Another file of the same name is not ours to remove. */
 static void test_file_replaced(void **state)
 {
@@ -594,6 +623,7 @@ int main(void)
 		cmocka_unit_test(test_chunks),
 		cmocka_unit_test(test_file),
 		cmocka_unit_test(test_file_stopped),
+		cmocka_unit_test(test_file_short),
 		cmocka_unit_test(test_file_replaced),
 		cmocka_unit_test(test_invalid),
 		cmocka_unit_test(test_short),
