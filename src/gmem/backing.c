@@ -186,6 +186,8 @@ int gmem_backing_check(const struct gmem_backing *backing, uint64_t total_bytes,
 {
 	int r = gmem_backing_valid(backing, total_bytes, err);
 
+	if (!r && backing->nodes)
+		r = gmem_nodes_check(backing->nodes, err);
 	if (!r && gmem_is_hugetlb(backing->kind))
 		r = huge_check(backing, total_bytes, err);
 	if (!r && gmem_is_hugetlb(backing->kind))
@@ -532,7 +534,11 @@ int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *
 
 	size_format(rg->bytes, size, sizeof(size));
 	if (backing->nodes && code == -EINVAL)
-		return err_set(err, code, "memory: numa=: this host lacks one of the nodes");
+		return gmem_nodes_check(backing->nodes, err) < 0
+			       ? code
+			       : err_set(err, code,
+					 "memory: numa=: memory cannot be bound to these nodes; "
+					 "see cpuset.mems of the control group");
 	if (code == -ENOMEM && rg->file_tmpfs && tmpfs_check(rg, err) < 0)
 		return err_prefix(err, code, "memory: %s", backing->path);
 	if (backing->mlock && (code == -ENOMEM || code == -EPERM || code == -EAGAIN))

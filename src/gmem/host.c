@@ -103,8 +103,8 @@ const char *gmem_huge_text(uint64_t page_bytes, uint64_t nodes, char *buf, size_
 	return buf;
 }
 
-/* Add the CPUs of a list like "0-3,8" to @set. */
-static void cpus_parse(const char *list, cpu_set_t *set)
+/* Add the numbers of a list like "0-3,8" to @set: of CPUs, or of nodes. */
+static void list_parse(const char *list, cpu_set_t *set)
 {
 	const char *at = list;
 
@@ -114,8 +114,8 @@ static void cpus_parse(const char *list, cpu_set_t *set)
 
 		if (*end == '-')
 			last = strtoul(end + 1, &end, 10);
-		for (unsigned long cpu = first; cpu <= last && cpu < CPU_SETSIZE; cpu++)
-			CPU_SET(cpu, set);
+		for (unsigned long n = first; n <= last && n < CPU_SETSIZE; n++)
+			CPU_SET(n, set);
 		at = *end == ',' ? end + 1 : end;
 	}
 }
@@ -136,9 +136,51 @@ int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret)
 	if (file_read_all(path, TEXT_MAX, &text) <= 0 ||
 		sched_getaffinity(0, sizeof(own), &own) < 0)
 		return 0;
-	cpus_parse(text, &local);
+	list_parse(text, &local);
 	CPU_AND(ret, &own, &local);
 	return CPU_COUNT(ret);
+}
+
+/* @nodes as such a list. Returns @buf. */
+static const char *nodes_text(uint64_t nodes, char *buf, size_t buf_bytes)
+{
+	size_t used = 0;
+
+	buf[0] = '\0';
+	for (unsigned first = 0, last; first < GMEM_NODES_MAX && used < buf_bytes;
+		first = last + 1) {
+		last = first;
+		if (!(nodes & 1ULL << first))
+			continue;
+		while (last + 1 < GMEM_NODES_MAX && nodes & 1ULL << (last + 1))
+			last++;
+		used += (size_t)snprintf(buf + used, buf_bytes - used,
+			last > first ? "%s%u-%u" : "%s%u", used ? "," : "", first, last);
+	}
+	return buf;
+}
+
+int gmem_nodes_check(uint64_t nodes, struct kv_err *err)
+{
+	MEM_SCOPED char *text = NULL;
+	uint64_t missing = nodes;
+	char list[160];
+	cpu_set_t there;
+
+	if (file_read_all("/sys/devices/system/node/has_memory", TEXT_MAX, &text) <= 0)
+		return 0;
+	CPU_ZERO(&there);
+	list_parse(text, &there);
+	for (unsigned node = 0; node < GMEM_NODES_MAX; node++)
+		if (CPU_ISSET(node, &there))
+			missing &= ~(1ULL << node);
+	if (!missing)
+		return 0;
+	text[strcspn(text, "\n")] = '\0';
+	return err_set(err, -EINVAL,
+		"memory: numa=%s: memory cannot be bound to %s; this host has memory on node %s",
+		nodes_text(missing, list, sizeof(list)), missing & (missing - 1) ? "them" : "it",
+		text);
 }
 
 bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes)

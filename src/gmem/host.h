@@ -49,6 +49,13 @@ int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret);
  */
 bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes);
 
+/*
+ * Check that all of @nodes (a bit each) have memory: the kernel ignores those that have none when
+ * it binds memory to several. Returns 0 (also where the kernel does not say); -EINVAL with a
+ * sentence. Source: Linux Documentation/ABI/stable/sysfs-devices-node, mbind(2).
+ */
+int gmem_nodes_check(uint64_t nodes, struct kv_err *err);
+
 /* Whether this kernel makes transparent huge pages of anonymous memory when advised to. */
 bool gmem_thp_offered(void);
 

@@ -404,9 +404,20 @@ def test_more_than_the_host_has(kvick, flat, populate):
 
 
 @pytest.mark.usefixtures("kvm_host")
-def test_no_such_node(kvick, flat):
-    done = run(kvick, "--memory", "64M,numa=63", flat / "signal.pvh.elf")
-    refused(done, "this host lacks one of the nodes")
+@pytest.mark.parametrize(
+    ("numa", "said"),
+    [
+        ("numa=63", "numa=63: memory cannot be bound to it"),
+        # The kernel binds to those that are there, and says nothing of the others.
+        ("numa=0,numa=61", "numa=61: memory cannot be bound to it"),
+        ("numa=0,numa=60-62", "numa=60-62: memory cannot be bound to them"),
+        ("backing=hugetlb-2m,numa=63", "numa=63: memory cannot be bound to it"),
+    ],
+)
+def test_no_such_node(kvick, flat, numa, said):
+    nodes = Path("/sys/devices/system/node/has_memory").read_text().strip()
+    done = run(kvick, "--memory", f"64M,{numa}", flat / "signal.pvh.elf")
+    refused(done, f"memory: {said}; this host has memory on node {nodes}")
 
 
 @contextlib.contextmanager

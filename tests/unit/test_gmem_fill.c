@@ -557,6 +557,13 @@ static void test_nodes(void **state)
 	assert_true(free < total);
 	assert_int_equal(gmem_room_check(MIB, 1, "memory", "none", &err), 0);
 	assert_int_equal(gmem_room_check(1ULL << 60, 1, "memory", "none", &err), -ENOMEM);
+	assert_int_equal(gmem_nodes_check(1, &err), 0);
+	assert_int_equal(gmem_nodes_check(1 | 5ULL << 61, &err), -EINVAL);
+	if (!strstr(err.text, "memory: numa=61,63: memory cannot be bound to them; this host has "
+			      "memory on node 0"))
+		fail_msg("%s", err.text);
+	assert_int_equal(gmem_nodes_check(3ULL << 62 | 1ULL << 60, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "numa=60,62-63: "));
 	/* Of a node that the kernel says nothing about, nothing is known. */
 	assert_int_equal(gmem_room_check(MIB, 1ULL << 63, "memory", "none", &err), 0);
 }
