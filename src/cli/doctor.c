@@ -23,6 +23,7 @@ static const struct doctor_probe probes[] = {
 	{"huge-pages", doctor_huge_pages},
 	{"thp", doctor_thp},
 	{"thp-shmem", doctor_thp_shmem},
+	{"ksm", doctor_ksm},
 	{"iommu", doctor_iommu},
 	{"vfio", doctor_vfio},
 	{"tap", doctor_tap},

@@ -82,6 +82,7 @@ void doctor_limits(struct doctor *doctor, struct doctor_finding *finding);
 void doctor_huge_pages(struct doctor *doctor, struct doctor_finding *finding);
 void doctor_thp(struct doctor *doctor, struct doctor_finding *finding);
 void doctor_thp_shmem(struct doctor *doctor, struct doctor_finding *finding);
+void doctor_ksm(struct doctor *doctor, struct doctor_finding *finding);
 void doctor_overcommit(struct doctor *doctor, struct doctor_finding *finding);
 void doctor_memlock(struct doctor *doctor, struct doctor_finding *finding);
 

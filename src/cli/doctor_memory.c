@@ -9,6 +9,7 @@
 
 #include "base/num.h"
 #include "cli/doctor.h"
+#include "gmem/host.h"
 
 #define NODES_MAX 64
 
@@ -30,13 +31,16 @@ static int64_t pages_read(
 }
 
 /*
- * Put one size over all nodes into @text and the values. Returns the number of pages reserved.
+ * Put one size over all nodes into @text and the values. Returns how many pages there are. Those
+ * that processes have set aside, as VMs do at their start, are free on some node until they are
+ * touched, but nobody else can have them.
  */
 static int64_t pages_find(const struct doctor *doctor, const struct page_size *size,
 	struct doctor_finding *finding, char *text, size_t text_bytes)
 {
 	char per_node[160] = "", value[32];
-	int64_t total = 0, free = 0;
+	int64_t total = 0, free = 0, taken;
+	char aside[64] = "";
 	unsigned nodes = 0;
 	size_t used = 0;
 
@@ -55,16 +59,24 @@ static int64_t pages_find(const struct doctor *doctor, const struct page_size *s
 		snprintf(value, sizeof(value), "node%u_free_%s", node, size->name);
 		doctor_value(finding, value, f);
 	}
+	taken = doctor_number(
+		doctor, "/sys/kernel/mm/hugepages/hugepages-%skB/resv_hugepages", size->kib);
+	taken = taken < 0 ? 0 : taken < free ? taken : free;
+	free -= taken;
+	if (taken)
+		snprintf(aside, sizeof(aside), ", %" PRId64 " set aside by processes", taken);
+	snprintf(value, sizeof(value), "reserved_%s", size->name);
+	doctor_value(finding, value, taken);
 	snprintf(value, sizeof(value), "free_%s", size->name);
 	doctor_value(finding, value, free);
 	snprintf(value, sizeof(value), "total_%s", size->name);
 	doctor_value(finding, value, total);
 	if (nodes > 1)
-		snprintf(text, text_bytes, "%s: %" PRId64 " of %" PRId64 " free (%s)", size->label,
-			free, total, per_node);
+		snprintf(text, text_bytes, "%s: %" PRId64 " of %" PRId64 " free%s (%s%s)",
+			size->label, free, total, aside, taken ? "with those " : "", per_node);
 	else if (nodes)
-		snprintf(text, text_bytes, "%s: %" PRId64 " of %" PRId64 " free", size->label, free,
-			total);
+		snprintf(text, text_bytes, "%s: %" PRId64 " of %" PRId64 " free%s", size->label,
+			free, total, aside);
 	else
 		snprintf(text, text_bytes, "%s: not offered by this kernel", size->label);
 	return total;
@@ -147,6 +159,26 @@ void doctor_thp_shmem(struct doctor *doctor, struct doctor_finding *finding)
 			word,
 			strcmp(word, "advise") ? "may have huge pages"
 					       : "have huge pages with thp=on");
+}
+
+void doctor_ksm(struct doctor *doctor, struct doctor_finding *finding)
+{
+	int64_t run = doctor_number(doctor, GMEM_KSM_RUN);
+
+	doctor_value(finding, "run", run);
+	/*
+	 * It takes time of a CPU and lets guests find out what others have, so there is nothing to
+	 * advise to whoever does not ask for it.
+	 */
+	if (run < 0)
+		doctor_find(finding, DOCTOR_OK,
+			"this kernel has none: merge=on of guest memory merges nothing");
+	else if (run == 1)
+		doctor_find(finding, DOCTOR_OK, "on: guest memory with merge=on is merged");
+	else
+		doctor_find(finding, DOCTOR_OK,
+			"off: merge=on of guest memory merges nothing until: echo 1 | sudo "
+			"tee " GMEM_KSM_RUN);
 }
 
 void doctor_overcommit(struct doctor *doctor, struct doctor_finding *finding)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "gmem/host.h"
 #include "gmem/internal.h"
 
 int gmem_create(struct gmem **ret, const struct kv_log *log)
@@ -115,6 +116,20 @@ static int region_check(const struct gmem *gm, gpa_t gpa, uint64_t bytes, struct
 	return 0;
 }
 
+/* RAM whose pages may be merged runs as well without it, but is not what was asked for. */
+static void merge_look(const struct gmem *gm)
+{
+	int state = gmem_ksm_state();
+
+	if (state < 0)
+		log_msg(gm->log, LOG_LEVEL_WARN,
+			"memory: merge=on: this kernel has no KSM, and no page will be merged");
+	else if (state != 1)
+		log_msg(gm->log, LOG_LEVEL_WARN,
+			"memory: merge=on: KSM is off, and no page will be merged until somebody "
+			"does: echo 1 > " GMEM_KSM_RUN);
+}
+
 int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gmem_backing *backing,
 	uint64_t backing_offset, struct kv_err *err)
 {
@@ -154,6 +169,8 @@ int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gme
 			"guest memory: region 0x%" PRIx64 "+0x%" PRIx64 " was refused: %s", gpa,
 			bytes, err_text(r));
 	}
+	if (backing->merge && !gm->region_count)
+		merge_look(gm);
 	gm->region_count++;
 	return 0;
 }

@@ -66,12 +66,12 @@ void gmem_files_keep(struct gmem *gm);
  * Add @bytes of RAM at @gpa (both multiples of the backing's page, overlapping no other region),
  * backed by @backing (NULL: anonymous memory) from @backing_offset (bytes; counts for GMEM_FILE and
  * GMEM_POOL: where in the file or in the chunks this region starts). Nothing is populated.
- * Listeners are told. gmem_backing_check() beforehand gives better errors.
- * Returns 0; -EINVAL (alignment, overlap, wrap, no such NUMA node); -ENOSPC (too many regions, too
- * small a pool lease, a full file system); -ENOMEM when address space, the overcommit limit, huge
- * pages or the limit of locked memory are exhausted; -EBUSY (the file is another VM's RAM);
- * -ECANCELED (by the watch); -errno of open(2) and others for a file; a listener's error. A file
- * that was made or was empty is then removed or empty again.
+ * Listeners are told. gmem_backing_check() beforehand gives better errors. The log says when
+ * nothing will merge pages that shall be merged. Returns 0; -EINVAL (alignment, overlap, wrap, no
+ * such NUMA node); -ENOSPC (too many regions, too small a pool lease, a full file system); -ENOMEM
+ * when address space, the overcommit limit, huge pages or the limit of locked memory are exhausted;
+ * -EBUSY (the file is another VM's RAM); -ECANCELED (by the watch); -errno of open(2) and others
+ * for a file; a listener's error. A file that was made or was empty is then removed or empty again.
  */
 struct gmem_backing;
 int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gmem_backing *backing,

@@ -207,6 +207,13 @@ bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes
 	return *total_bytes > 0;
 }
 
+int gmem_ksm_state(void)
+{
+	uint64_t run;
+
+	return number_read(&run, GMEM_KSM_RUN) ? (int)run : -1;
+}
+
 bool gmem_thp_offered(void)
 {
 	MEM_SCOPED char *text = NULL;

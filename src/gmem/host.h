@@ -13,6 +13,9 @@
 
 #define GMEM_NODES_MAX 64
 
+/* Source: Linux Documentation/admin-guide/mm/ksm.rst. */
+#define GMEM_KSM_RUN "/sys/kernel/mm/ksm/run"
+
 /*
  * The value of @name in @text, a table of one "NAME N" or "NAME: N" a line, such as the kernel's
  * /proc/vmstat; 0 when it is not there.
@@ -55,6 +58,9 @@ bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes
  * sentence. Source: Linux Documentation/ABI/stable/sysfs-devices-node, mbind(2).
  */
 int gmem_nodes_check(uint64_t nodes, struct kv_err *err);
+
+/* Whether KSM merges pages. Returns 1 while it does; 0 or 2: not now; -1: this kernel has none. */
+int gmem_ksm_state(void);
 
 /* Whether this kernel makes transparent huge pages of anonymous memory when advised to. */
 bool gmem_thp_offered(void);

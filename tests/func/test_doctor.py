@@ -25,6 +25,7 @@ NAMES = [
     "huge-pages",
     "thp",
     "thp-shmem",
+    "ksm",
     "iommu",
     "vfio",
     "tap",

@@ -380,6 +380,24 @@ def test_huge_pages_of_another_vm(kvick, flat, start, populate):
     until(lambda: int(free.read_text()) == before, "the pages")
 
 
+@pytest.mark.usefixtures("kvm_host", "huge_pages")
+def test_huge_pages_of_a_vm_and_doctor(kvick, flat, start):
+    """What a VM has set aside is not free, whether it has touched it or not."""
+
+    def free():
+        out = subprocess.run([kvick, "doctor", "--json"], capture_output=True, timeout=20, check=False).stdout
+        (found,) = [f for f in json.loads(out)["findings"] if f["name"] == "huge-pages"]
+        return found["values"]["free_2m"]
+
+    before = free()
+    vm = start("--memory", "64M,backing=hugetlb-2m", "--image-map", "copy", flat / "echo.pvh.elf")
+    vm.expect("echo ready")
+    assert int((HUGE / "resv_hugepages").read_text()) > 0
+    assert free() == before - 32
+    vm.send("q")
+    assert vm.wait() == OK
+
+
 @pytest.mark.usefixtures("kvm_host")
 @pytest.mark.parametrize("populate", ["none", "full"])
 def test_locked_memory(kvick, flat, populate):
@@ -394,6 +412,29 @@ def test_locked_memory(kvick, flat, populate):
         assert done.returncode == status, done
         if status == START:
             refused(done, "memory: mlock=on: 64M cannot be locked", "ulimit -l")
+
+
+@pytest.mark.usefixtures("kvm_host")
+def test_merge_without_ksm(kvick, flat):
+    """Pages that nobody merges are no error, but not what was asked for either."""
+    run_file = Path("/sys/kernel/mm/ksm/run")
+    if not run_file.exists():
+        done = run(kvick, "--memory", "64M,merge=on", flat / "signal.pvh.elf")
+        assert done.returncode == OK and "this kernel has no KSM" in done.stderr
+        return
+    before = run_file.read_text().strip()
+    try:
+        for state in ["0", "1"] if os.access(run_file, os.W_OK) else [before]:
+            if state != before:
+                run_file.write_text(state)
+            done = run(kvick, "--memory", "64M,merge=on", flat / "signal.pvh.elf")
+            assert done.returncode == OK, done
+            said = "kvick: warning: memory: merge=on: KSM is off, and no page will be merged until"
+            assert (done.stderr == "") == (state == "1") and (state == "1" or said in done.stderr), done
+            assert state == "1" or f"echo 1 > {run_file}\n" in done.stderr
+    finally:
+        if os.access(run_file, os.W_OK):
+            run_file.write_text(before)
 
 
 @pytest.mark.usefixtures("kvm_host")

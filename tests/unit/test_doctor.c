@@ -23,6 +23,8 @@
 #define MULTIHIT   "/sys/devices/system/cpu/vulnerabilities/itlb_multihit"
 #define THP	   "/sys/kernel/mm/transparent_hugepage/enabled"
 #define THP_SHMEM  "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+#define HUGE_2M	   "/sys/kernel/mm/hugepages/hugepages-2048kB"
+#define KSM	   "/sys/kernel/mm/ksm/run"
 #define OVERCOMMIT "/proc/sys/vm/overcommit_memory"
 #define MOUNTS	   "/proc/self/mountinfo"
 #define GROUPS	   "/proc/self/cgroup"
@@ -244,6 +246,29 @@ static void test_huge_pages(void **state)
 	assert_int_equal(value(doctor, doctor_huge_pages, "total_2m"), 25);
 	assert_int_equal(value(doctor, doctor_huge_pages, "node3_free_2m"), 4);
 	assert_int_equal(value(doctor, doctor_huge_pages, "free_1g"), 1);
+	/* What VMs have set aside is free on a node, and not to be had. */
+	put(doctor, HUGE_2M "/resv_hugepages", "10\n");
+	expect(doctor, doctor_huge_pages, DOCTOR_OK,
+		"2 MiB: 6 of 25 free, 10 set aside by processes (with those node 0: 12, node 3: "
+		"4); 1 GiB: 1 of 1 free",
+		NULL);
+	assert_int_equal(value(doctor, doctor_huge_pages, "free_2m"), 6);
+	assert_int_equal(value(doctor, doctor_huge_pages, "reserved_2m"), 10);
+	assert_int_equal(value(doctor, doctor_huge_pages, "node3_free_2m"), 4);
+}
+
+static void test_ksm(void **state)
+{
+	struct doctor *doctor = *state;
+
+	expect(doctor, doctor_ksm, DOCTOR_OK, "this kernel has none", NULL);
+	put(doctor, KSM, "0\n");
+	expect(doctor, doctor_ksm, DOCTOR_OK, "off: ", NULL);
+	expect(doctor, doctor_ksm, DOCTOR_OK, "tee /sys/kernel/mm/ksm/run", NULL);
+	put(doctor, KSM, "2\n");
+	expect(doctor, doctor_ksm, DOCTOR_OK, "off: ", NULL);
+	put(doctor, KSM, "1\n");
+	expect(doctor, doctor_ksm, DOCTOR_OK, "on: ", NULL);
 }
 
 static void test_overcommit(void **state)
@@ -347,6 +372,7 @@ int main(void)
 		HOST_TEST(test_nx_pages),
 		HOST_TEST(test_thp),
 		HOST_TEST(test_huge_pages),
+		HOST_TEST(test_ksm),
 		HOST_TEST(test_overcommit),
 		HOST_TEST(test_cgroup_memory_v2),
 		HOST_TEST(test_cgroup_memory_v1),
