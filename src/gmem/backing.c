@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -97,11 +98,12 @@ int gmem_backing_valid(const struct gmem_backing *backing, uint64_t total_bytes,
 	return 0;
 }
 
-/* Of @need huge pages, only @have @are ("free"). Returns -ENOMEM. */
+/* Of @need huge pages, only @have are @what ("free"), or NULL: could be had. Returns -ENOMEM. */
 static int huge_missing(const struct gmem_backing *backing, uint64_t need, uint64_t have,
-	const char *are, struct kv_err *err)
+	const char *what, struct kv_err *err)
 {
-	uint64_t page = gmem_page_bytes(backing);
+	uint64_t page = gmem_page_bytes(backing), missing = need - have;
+	const char *are = what ? have == 1 ? "is " : "are " : "could be had";
 	char size[24], nodes[160], dir[64] = "/sys/kernel/mm";
 
 	/* A single node has a counter of its own. */
@@ -110,11 +112,13 @@ static int huge_missing(const struct gmem_backing *backing, uint64_t need, uint6
 			__builtin_ctzll(backing->nodes));
 	gmem_huge_text(page, backing->nodes, nodes, sizeof(nodes));
 	return err_set(err, -ENOMEM,
-		"memory: %" PRIu64 " huge pages of %s are needed, %" PRIu64 " %s%s%s%s: %" PRIu64
-		" are missing; reserve them: cd %s/hugepages/hugepages-%" PRIu64
+		"memory: %" PRIu64 " huge page%s of %s %s needed, %" PRIu64 " %s%s%s%s%s: %" PRIu64
+		" %s missing; reserve %s: cd %s/hugepages/hugepages-%" PRIu64
 		"kB && echo $((%" PRIu64 " + $(cat nr_hugepages))) > nr_hugepages",
-		need, size_format(page, size, sizeof(size)), have, are, nodes[0] ? " (" : "", nodes,
-		nodes[0] ? ")" : "", need - have, dir, (uint64_t)(page / KIB), need - have);
+		need, need == 1 ? "" : "s", size_format(page, size, sizeof(size)),
+		need == 1 ? "is" : "are", have, are, what ? what : "", nodes[0] ? " (" : "", nodes,
+		nodes[0] ? ")" : "", missing, missing == 1 ? "is" : "are",
+		missing == 1 ? "it" : "them", dir, (uint64_t)(page / KIB), missing);
 }
 
 static int huge_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)
@@ -126,7 +130,7 @@ static int huge_check(const struct gmem_backing *backing, uint64_t total_bytes, 
 	if (have >= need)
 		return 0;
 	return huge_missing(backing, need, have,
-		there > have ? "are free and not reserved by others" : "are free", err);
+		there > have ? "free and not reserved by others" : "free", err);
 }
 
 /* Whether the huge page at @host is there. */
@@ -155,7 +159,7 @@ int gmem_huge_short(const struct gmem *gm, struct kv_err *err)
 			have += huge_present(rg->host + at);
 		}
 	}
-	return have < need ? huge_missing(backing, need, have, "could be had", err) : 0;
+	return have < need ? huge_missing(backing, need, have, NULL, err) : 0;
 }
 
 /* A file that exists must look like RAM of before: what is in it will be lost. */
@@ -527,12 +531,25 @@ static int file_failed(const struct gmem_region *rg, const char *path, int code,
 	}
 }
 
+/* "; the limit is 1M", or nothing where there is none, in @buf. Returns @buf. */
+static const char *limit_text(int resource, char *buf, size_t buf_bytes)
+{
+	struct rlimit limit;
+	char size[24];
+
+	buf[0] = '\0';
+	if (!getrlimit(resource, &limit) && limit.rlim_cur != RLIM_INFINITY)
+		snprintf(buf, buf_bytes, "; the limit is %s",
+			size_format(limit.rlim_cur, size, sizeof(size)));
+	return buf;
+}
+
 int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *backing, int code,
 	struct kv_err *err)
 {
-	char size[24];
+	char size[24], limit[64];
 
-	size_format(rg->bytes, size, sizeof(size));
+	size_format(all_bytes(rg), size, sizeof(size));
 	if (backing->nodes && code == -EINVAL)
 		return gmem_nodes_check(backing->nodes, err) < 0
 			       ? code
@@ -543,10 +560,15 @@ int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *
 		return err_prefix(err, code, "memory: %s", backing->path);
 	if (backing->mlock && (code == -ENOMEM || code == -EPERM || code == -EAGAIN))
 		return err_set(err, code,
-			"memory: mlock=on: %s cannot be locked (%s); raise the limit: ulimit -l, "
-			"or "
-			"LimitMEMLOCK= of the service",
-			size, err_text(code));
+			"memory: mlock=on: %s cannot be locked (%s%s); raise the limit: ulimit -l, "
+			"or LimitMEMLOCK= of the service",
+			size, err_text(code), limit_text(RLIMIT_MEMLOCK, limit, sizeof(limit)));
+	/* Shared memory is a file, too. */
+	if (code == -EFBIG && *limit_text(RLIMIT_FSIZE, limit, sizeof(limit)))
+		return err_set(err, code,
+			"memory: %s of backing=%s cannot be one file (%s%s); raise the limit: "
+			"ulimit -f, or LimitFSIZE= of the service",
+			size, gmem_backing_name(backing->kind), err_text(code), limit);
 	if (backing->kind == GMEM_FILE)
 		return file_failed(rg, backing->path, code, err);
 	if (backing->kind == GMEM_POOL && code == -ENOSPC)

@@ -245,6 +245,15 @@ unsigned gmem_cpus(void)
 	return (unsigned)CPU_COUNT(&own);
 }
 
+/*
+ * @bytes of a sentence, rounded up: "64G" and not the KiB that are left of it beside an image.
+ * Returns @buf.
+ */
+static const char *need_text(uint64_t bytes, char *buf, size_t buf_bytes)
+{
+	return size_format(bytes > UINT64_MAX - MIB ? bytes : align_up(bytes, MIB), buf, buf_bytes);
+}
+
 /* What a control group counts: its files in the two versions of the interface. */
 struct account {
 	const char *controller;
@@ -346,7 +355,7 @@ static int group_check(bool v1, const struct account *account, char *path, size_
 			return err_set(err, -ENOMEM,
 				"%s: %s are needed, but the control group %s has room for %" PRIu64
 				" MiB below its limit of %" PRIu64 " MiB; raise its %s%s%s",
-				what, size_format(bytes, need, sizeof(need)), path,
+				what, need_text(bytes, need, sizeof(need)), path,
 				(uint64_t)(room / MIB), (uint64_t)(limit / MIB), account->max[v1],
 				account->service, account->cure);
 		slash = strrchr(path, '/');
@@ -429,7 +438,7 @@ static int nodes_check(uint64_t bytes, uint64_t nodes, uint64_t swap, const char
 	return err_set(err, -ENOMEM,
 		"%s: %s are needed, but the NUMA nodes of numa= have %" PRIu64
 		" MiB available (swap included); give the VM less memory, other nodes, or %s",
-		what, size_format(bytes, need, sizeof(need)), (uint64_t)(sum / MIB), cure);
+		what, need_text(bytes, need, sizeof(need)), (uint64_t)(sum / MIB), cure);
 }
 
 int gmem_room_check(
@@ -449,8 +458,8 @@ int gmem_room_check(
 			return err_set(err, -ENOMEM,
 				"%s: %s are needed, but the host has %" PRIu64
 				" MiB available (swap included); give the VM less memory, or %s",
-				what, size_format(bytes, need, sizeof(need)),
-				(uint64_t)(free / MIB), cure);
+				what, need_text(bytes, need, sizeof(need)), (uint64_t)(free / MIB),
+				cure);
 		r = nodes_check(
 			bytes, nodes, gmem_table_find(text, "SwapFree") * KIB, what, cure, err);
 		if (r < 0)

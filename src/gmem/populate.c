@@ -412,7 +412,7 @@ static int fill_failed(const struct gmem_fill *fill, int r, struct kv_err *err)
 	if (r == -ENOMEM && gmem_huge_short(fill->gm, err) < 0)
 		return r;
 	size_format(align_down(gmem_fill_done(fill), MIB), done, sizeof(done));
-	size_format(fill->total_bytes, total, sizeof(total));
+	size_format(align_up(fill->total_bytes, MIB), total, sizeof(total));
 	return err_set(err, r,
 		"memory: populate: the host could not give more than %s of %s: %s; give the VM "
 		"less memory, make room on the host (or on the NUMA node), raise the limits of "

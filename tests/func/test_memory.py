@@ -411,7 +411,21 @@ def test_locked_memory(kvick, flat, populate):
         )  # fmt: skip
         assert done.returncode == status, done
         if status == START:
-            refused(done, "memory: mlock=on: 64M cannot be locked", "ulimit -l")
+            refused(done, "memory: mlock=on: 64M cannot be locked", "; the limit is 1M)", "ulimit -l")
+
+
+@pytest.mark.usefixtures("kvm_host")
+@pytest.mark.parametrize("backing", ["memfd", "file"])
+def test_limit_of_file_sizes(kvick, flat, tmp_path, backing):
+    """RLIMIT_FSIZE; a memfd is a file, too."""
+    ram = tmp_path / "ram"
+    memory = "64M,backing=memfd" if backing == "memfd" else f"64M,backing=file:{ram}"
+    done = subprocess.run(
+        ["prlimit", f"--fsize={MIB}", kvick, "run", "--memory", memory, flat / "signal.pvh.elf"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    refused(done, f"memory: 64M of backing={backing} cannot be one file", "; the limit is 1M)", "ulimit -f")
+    assert not ram.exists()
 
 
 @pytest.mark.usefixtures("kvm_host")
@@ -442,6 +456,14 @@ def test_merge_without_ksm(kvick, flat):
 def test_more_than_the_host_has(kvick, flat, populate):
     done = run(kvick, "--memory", f"4000G,populate={populate}", flat / "signal.pvh.elf")
     refused(done, "memory: populate: 4000G are needed, but the host has")
+
+
+@pytest.mark.plain  # a sanitizer needs the address space itself
+@pytest.mark.usefixtures("kvm_host")
+def test_more_than_addresses(kvick, flat):
+    """What lies above the 32-bit hole fails, and is not what was asked for."""
+    done = run(kvick, "--memory", "4095T", flat / "signal.pvh.elf")
+    refused(done, "guest memory: 4095T of address space is not to be had")
 
 
 @pytest.mark.usefixtures("kvm_host")

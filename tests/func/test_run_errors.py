@@ -357,7 +357,7 @@ def test_address_space_limit(kvick, kvm_host, flat):
 
     assert run(kvick, flat / "signal.pvh.elf", preexec_fn=confine).returncode == OK
     for option, value, where in (
-        ("--memory", "4G", "guest memory: 3G of"),  # what lies below 4 GiB comes first
+        ("--memory", "4G", "guest memory: 4G of"),
         ("--mem-device", "max=4G,id=data", "mem-device data: guest memory: 4G of"),
     ):
         done = run(kvick, option, value, flat / "signal.pvh.elf", preexec_fn=confine)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -389,6 +390,9 @@ static void test_short(void **state)
 	if (!strstr(err.text, want) || !strstr(err.text, "node0/hugepages/hugepages-2048kB") ||
 		!strstr(err.text, "echo $((7 + "))
 		fail_msg("%s", err.text);
+	assert_int_equal(gmem_backing_check(&backing, (free + 1) * 2 * MIB, &err), -ENOMEM);
+	if (!strstr(err.text, ": 1 is missing; reserve it: cd "))
+		fail_msg("%s", err.text);
 	/* Without the check the mapping says it. */
 	assert_int_equal(gmem_create(&gm, NULL), 0);
 	backing.nodes = 0;
@@ -407,6 +411,25 @@ static void test_short(void **state)
 	assert_non_null(strstr(err.text, "numa=63: "));
 }
 
+/* Shared memory is a file, for which there is a limit. */
+static int file_limit_child(void)
+{
+	struct gmem_backing backing = {.kind = GMEM_MEMFD, .total_bytes = 4 * RAM};
+	struct rlimit limit = {MIB, MIB};
+	struct kv_err err = {0};
+	struct gmem *gm;
+
+	signal(SIGXFSZ, SIG_IGN);
+	if (setrlimit(RLIMIT_FSIZE, &limit) < 0 || gmem_create(&gm, NULL) < 0)
+		return 1;
+	if (gmem_add_backed(gm, 0, RAM, &backing, 0, &err) != -EFBIG ||
+		!strstr(err.text, "memory: 32M of backing=memfd cannot be one file (File too "
+				  "large; the limit is 1M); raise the limit: ulimit -f"))
+		return 2;
+	gmem_destroy(gm);
+	return 0;
+}
+
 /* As a user who may lock 64 KiB. */
 static int memlock_child(void)
 {
@@ -419,22 +442,26 @@ static int memlock_child(void)
 		gmem_create(&gm, NULL) < 0)
 		return 1;
 	if (gmem_add_backed(gm, 0, RAM, &backing, 0, &err) != -ENOMEM ||
-		!strstr(err.text, "ulimit -l"))
+		!strstr(err.text, "; the limit is 64K); raise the limit: ulimit -l"))
 		return 2;
 	gmem_destroy(gm);
 	return 0;
 }
 
-static void test_memlock(void **state)
+static void test_limits(void **state)
 {
-	pid_t pid = fork();
-	int status;
+	static int (*const children[])(void) = {memlock_child, file_limit_child};
 
-	assert_true(pid >= 0);
-	if (!pid)
-		_exit(memlock_child());
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(status, 0);
+	for (size_t i = 0; i < ARRAY_LEN(children); i++) {
+		pid_t pid = fork();
+		int status;
+
+		assert_true(pid >= 0);
+		if (!pid)
+			_exit(children[i]());
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+	}
 }
 
 static uint64_t nr_hugepages(int64_t change)
@@ -631,7 +658,7 @@ int main(void)
 		cmocka_unit_test(test_file_replaced),
 		cmocka_unit_test(test_invalid),
 		cmocka_unit_test(test_short),
-		cmocka_unit_test(test_memlock),
+		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_hugetlb),
 		cmocka_unit_test(test_hugetlb_keep),
 		cmocka_unit_test(test_touched),

@@ -557,6 +557,11 @@ static void test_nodes(void **state)
 	assert_true(free < total);
 	assert_int_equal(gmem_room_check(MIB, 1, "memory", "none", &err), 0);
 	assert_int_equal(gmem_room_check(1ULL << 60, 1, "memory", "none", &err), -ENOMEM);
+	/* As large as it was asked for, but for what images take of it. */
+	assert_int_equal(
+		gmem_room_check((1ULL << 60) - 28 * KIB, 0, "memory", "none", &err), -ENOMEM);
+	if (!strstr(err.text, "memory: 1048576T are needed"))
+		fail_msg("%s", err.text);
 	assert_int_equal(gmem_nodes_check(1, &err), 0);
 	assert_int_equal(gmem_nodes_check(1 | 5ULL << 61, &err), -EINVAL);
 	if (!strstr(err.text, "memory: numa=61,63: memory cannot be bound to them; this host has "
