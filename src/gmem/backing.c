@@ -286,7 +286,7 @@ static int tmpfs_check(const struct gmem_region *rg, struct kv_err *err)
 
 /*
  * Empty the file, which was @st, and give it its whole size at once: a start that is killed leaves
- * what the next one takes for RAM. Its beginning is locked, so no VM has any of it.
+ * what the next one takes for RAM. It is locked, so no VM has any of it.
  */
 static int file_empty(const struct gmem_region *rg, const struct stat *st)
 {
@@ -351,15 +351,10 @@ static int file_open(const char *path, bool *made)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Keep all others off the region's part. Returns 0 or -errno; then *@st is what the file was. */
+/* Keep all others off the file. Returns 0 or -errno; then *@st is what it was. */
 static int file_lock(const struct gmem_region *rg, struct stat *st)
 {
-	struct flock lock = {
-		.l_type = F_WRLCK,
-		.l_whence = SEEK_SET,
-		.l_start = (off_t)rg->backing_offset,
-		.l_len = (off_t)rg->bytes,
-	};
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
 	if (fstat(rg->fd, st) < 0)
 		return -errno;
@@ -374,17 +369,14 @@ static int file_lock(const struct gmem_region *rg, struct stat *st)
 	return st->st_nlink ? 0 : -EBUSY;
 }
 
-/* The region is the part from @rg->backing_offset of the file. */
-static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
+/* Open the file, for all regions that will be in it. */
+static int file_take(struct gmem_region *rg)
 {
-	bool first = !rg->backing_offset, made;
 	struct stat st;
+	bool made;
 	int r;
 
-	rg->file_path = strdup(backing->path);
-	if (!rg->file_path)
-		return -ENOMEM;
-	rg->fd = file_open(backing->path, &made);
+	rg->fd = file_open(rg->file_path, &made);
 	if (rg->fd < 0)
 		return rg->fd;
 	r = file_lock(rg, &st);
@@ -393,10 +385,27 @@ static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
 	/* From now on the file is ours to take back. */
 	rg->file_new = !st.st_size;
 	rg->file_made = made;
-	if (first)
-		r = file_empty(rg, &st);
-	if (!r && first)
-		r = file_room(rg);
+	r = file_empty(rg, &st);
+	return r < 0 ? r : file_room(rg);
+}
+
+/* Another part of a file: whatever has its name by now, and under the same lock. */
+static int file_join(struct gmem_region *rg)
+{
+	rg->fd = fcntl(rg->file_first->fd, F_DUPFD_CLOEXEC, 0);
+	rg->file_tmpfs = rg->file_first->file_tmpfs;
+	return rg->fd < 0 ? -errno : 0;
+}
+
+/* The region is the part from @rg->backing_offset of the file. */
+static int file_map(struct gmem_region *rg, const struct gmem_backing *backing)
+{
+	int r;
+
+	rg->file_path = strdup(backing->path);
+	if (!rg->file_path)
+		return -ENOMEM;
+	r = rg->file_first ? file_join(rg) : file_take(rg);
 	if (!r)
 		r = shared_map(rg->host, rg->bytes, rg->fd, rg->backing_offset);
 	/* Where reserving space allocates pages, they come from these nodes. */
@@ -544,6 +553,14 @@ static const char *limit_text(int resource, char *buf, size_t buf_bytes)
 	return buf;
 }
 
+/* Whether the region's file is larger than this process may make one. */
+static bool file_limited(const struct gmem_region *rg)
+{
+	struct rlimit limit;
+
+	return !getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur < all_bytes(rg);
+}
+
 int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *backing, int code,
 	struct kv_err *err)
 {
@@ -563,12 +580,13 @@ int gmem_region_failed(const struct gmem_region *rg, const struct gmem_backing *
 			"memory: mlock=on: %s cannot be locked (%s%s); raise the limit: ulimit -l, "
 			"or LimitMEMLOCK= of the service",
 			size, err_text(code), limit_text(RLIMIT_MEMLOCK, limit, sizeof(limit)));
-	/* Shared memory is a file, too. */
-	if (code == -EFBIG && *limit_text(RLIMIT_FSIZE, limit, sizeof(limit)))
+	/* Shared memory is a file, too. File systems have limits of their own. */
+	if (code == -EFBIG && file_limited(rg))
 		return err_set(err, code,
 			"memory: %s of backing=%s cannot be one file (%s%s); raise the limit: "
 			"ulimit -f, or LimitFSIZE= of the service",
-			size, gmem_backing_name(backing->kind), err_text(code), limit);
+			size, gmem_backing_name(backing->kind), err_text(code),
+			limit_text(RLIMIT_FSIZE, limit, sizeof(limit)));
 	if (backing->kind == GMEM_FILE)
 		return file_failed(rg, backing->path, code, err);
 	if (backing->kind == GMEM_POOL && code == -ENOSPC)

@@ -130,6 +130,18 @@ static void merge_look(const struct gmem *gm)
 			"does: echo 1 > " GMEM_KSM_RUN);
 }
 
+/* The region with the first part of the file that @backing names, when another part is to follow.
+ */
+static const struct gmem_region *file_begun(
+	const struct gmem *gm, const struct gmem_backing *backing, uint64_t backing_offset)
+{
+	for (unsigned i = 0; backing->kind == GMEM_FILE && backing_offset && i < gm->region_count;
+		i++)
+		if (gm->regions[i].file_path && !strcmp(gm->regions[i].file_path, backing->path))
+			return &gm->regions[i];
+	return NULL;
+}
+
 int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gmem_backing *backing,
 	uint64_t backing_offset, struct kv_err *err)
 {
@@ -149,6 +161,7 @@ int gmem_add_backed(struct gmem *gm, gpa_t gpa, uint64_t bytes, const struct gme
 		.backing_offset = backing_offset,
 		.page_bytes = gmem_page_bytes(backing),
 		.fd = -1,
+		.file_first = file_begun(gm, backing, backing_offset),
 	};
 	rg->backing.path = NULL;
 	rg->backing.chunks = NULL;

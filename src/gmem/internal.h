@@ -18,14 +18,15 @@ struct gmem_region {
 		host; /* congruent with gpa modulo max(2 MiB, page), for huge pages on both sides */
 	void *reserved; /* the mapping around it: inaccessible pages on both sides */
 	size_t reserved_bytes;
-	struct gmem_backing backing; /* without what was only borrowed */
-	uint64_t backing_offset;     /* where in the backing the region starts */
-	uint64_t page_bytes;	     /* what a first touch allocates at least */
-	int fd;			     /* of memfd and file; -1: none */
-	char *file_path;	     /* of GMEM_FILE; else NULL */
-	bool file_new;		     /* it was empty, and nobody wants to keep it yet */
-	bool file_made;		     /* the same, and it was made here */
-	bool file_tmpfs;	     /* its space is memory */
+	struct gmem_backing backing;	      /* without what was only borrowed */
+	uint64_t backing_offset;	      /* where in the backing the region starts */
+	uint64_t page_bytes;		      /* what a first touch allocates at least */
+	int fd;				      /* of memfd and file; -1: none */
+	char *file_path;		      /* of GMEM_FILE; else NULL */
+	const struct gmem_region *file_first; /* which has another part of it open; or NULL */
+	bool file_new;			      /* it was empty, and nobody wants to keep it yet */
+	bool file_made;			      /* the same, and it was made here */
+	bool file_tmpfs;		      /* its space is memory */
 };
 
 /* A part of a region that something else than the region's own pages lies in. */

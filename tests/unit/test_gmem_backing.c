@@ -336,6 +336,8 @@ static void test_file_replaced(void **state)
 	struct gmem_backing backing = {.kind = GMEM_FILE, .path = path};
 	struct kv_err err = {0};
 	struct gmem *gm;
+	uint8_t *bytes;
+	char text[7];
 	int fd;
 
 	assert_int_equal(gmem_create(&gm, NULL), 0);
@@ -346,6 +348,24 @@ static void test_file_replaced(void **state)
 	assert_int_equal(rename(other, path), 0);
 	gmem_destroy(gm);
 	assert_int_equal(file_bytes(path), 3);
+	unlink(path);
+	/* Nor does a VM have a part of each. */
+	backing.total_bytes = 2 * RAM;
+	assert_int_equal(gmem_create(&gm, NULL), 0);
+	assert_int_equal(gmem_add_backed(gm, 0, RAM, &backing, 0, &err), 0);
+	fd = open(other, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(fallocate(fd, 0, 0, 2 * RAM), 0);
+	assert_int_equal(pwrite(fd, "theirs", 6, RAM), 6);
+	assert_int_equal(rename(other, path), 0);
+	assert_int_equal(gmem_add_backed(gm, 4 * GIB, RAM, &backing, RAM, &err), 0);
+	bytes = gmem_at(gm, 4 * GIB, RAM);
+	assert_int_equal(bytes[0], 0);
+	memset(bytes, 0xff, RAM);
+	gmem_destroy(gm);
+	memset(text, 0, sizeof(text));
+	assert_int_equal(pread(fd, text, sizeof(text), RAM), sizeof(text));
+	assert_string_equal(text, "theirs");
+	fd_close(&fd);
 	unlink(path);
 }
 
