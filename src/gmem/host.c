@@ -160,27 +160,50 @@ static const char *nodes_text(uint64_t nodes, char *buf, size_t buf_bytes)
 	return buf;
 }
 
-int gmem_nodes_check(uint64_t nodes, struct kv_err *err)
+/* The nodes in @list, which ends with its line. Returns a bit each. */
+static uint64_t nodes_parse(char *list)
 {
-	MEM_SCOPED char *text = NULL;
-	uint64_t missing = nodes;
-	char list[160];
-	cpu_set_t there;
+	uint64_t nodes = 0;
+	cpu_set_t set;
 
-	if (file_read_all("/sys/devices/system/node/has_memory", TEXT_MAX, &text) <= 0)
-		return 0;
-	CPU_ZERO(&there);
-	list_parse(text, &there);
+	list[strcspn(list, "\n")] = '\0';
+	CPU_ZERO(&set);
+	list_parse(list, &set);
 	for (unsigned node = 0; node < GMEM_NODES_MAX; node++)
-		if (CPU_ISSET(node, &there))
-			missing &= ~(1ULL << node);
+		if (CPU_ISSET(node, &set))
+			nodes |= 1ULL << node;
+	return nodes;
+}
+
+/* All of @nodes are among those in @list, of which @where is said. */
+static int nodes_find(uint64_t nodes, char *list, const char *where, struct kv_err *err)
+{
+	uint64_t missing = nodes & ~nodes_parse(list);
+	char text[160];
+
 	if (!missing)
 		return 0;
-	text[strcspn(text, "\n")] = '\0';
-	return err_set(err, -EINVAL,
-		"memory: numa=%s: memory cannot be bound to %s; this host has memory on node %s",
-		nodes_text(missing, list, sizeof(list)), missing & (missing - 1) ? "them" : "it",
-		text);
+	return err_set(err, -EINVAL, "memory: numa=%s: memory cannot be bound to %s; %s node %s",
+		nodes_text(missing, text, sizeof(text)), missing & (missing - 1) ? "them" : "it",
+		where, list);
+}
+
+int gmem_nodes_check(uint64_t nodes, struct kv_err *err)
+{
+	static const char name[] = "\nMems_allowed_list:";
+	MEM_SCOPED char *host = NULL, *own = NULL;
+	char *allowed = NULL;
+	int r = 0;
+
+	if (file_read_all("/sys/devices/system/node/has_memory", TEXT_MAX, &host) > 0)
+		r = nodes_find(nodes, host, "this host has memory on", err);
+	if (!r && file_read_all("/proc/self/status", TEXT_MAX, &own) > 0)
+		allowed = strstr(own, name);
+	if (allowed)
+		r = nodes_find(nodes,
+			allowed + strlen(name) + strspn(allowed + strlen(name), "\t "),
+			"this process may have memory (cpuset.mems of its control group) of", err);
+	return r;
 }
 
 bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes)

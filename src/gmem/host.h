@@ -53,9 +53,10 @@ int gmem_node_cpus(uint64_t nodes, unsigned index, cpu_set_t *ret);
 bool gmem_node_memory(unsigned node, uint64_t *total_bytes, uint64_t *free_bytes);
 
 /*
- * Check that all of @nodes (a bit each) have memory: the kernel ignores those that have none when
- * it binds memory to several. Returns 0 (also where the kernel does not say); -EINVAL with a
- * sentence. Source: Linux Documentation/ABI/stable/sysfs-devices-node, mbind(2).
+ * Check that all of @nodes (a bit each) have memory, and that this process's cpuset allows it: the
+ * kernel ignores other nodes when it binds memory to several. Returns 0 (also where the kernel does
+ * not say); -EINVAL with a sentence. Source: Linux Documentation/ABI/stable/sysfs-devices-node,
+ * mbind(2), proc(5).
  */
 int gmem_nodes_check(uint64_t nodes, struct kv_err *err);
 
