@@ -57,7 +57,7 @@ static struct {
 	const struct gmem *gm;
 	const struct chardev *console;
 	struct api_sock *sock;
-} crash;
+} crash = {.begun = ATOMIC_FLAG_INIT};
 
 static void line_print(void *ctx, enum log_level level, const char *line)
 {
@@ -77,16 +77,20 @@ static void sigbus_handler(int signo, siginfo_t *info, void *context)
 {
 	static const char head[] = "kvick run: ", image[] = ": an image file",
 			  ram[] = ": the file of the VM's memory";
-	static const char tail[] = " became shorter while the VM was using it, and pages that it "
-				   "still needed are gone\n";
+	static const char shrank[] = " became shorter while the VM was using it, and pages that it "
+				     "still needed are gone\n";
+	static const char fails[] = " cannot be written or read any more: its file system is full, "
+				    "or fails\n";
 	const char *what = crash.gm ? gmem_overlay_name(crash.gm, info->si_addr) : NULL;
-	const char *kind = what ? image : ram;
+	const char *kind = what ? image : ram, *tail = shrank;
 
 	/* Another thread that ran into it waits for the end. */
 	while (atomic_flag_test_and_set(&crash.begun))
 		pause();
-	if (!what && crash.gm)
+	if (!what && crash.gm) {
 		what = gmem_file_name(crash.gm, info->si_addr);
+		tail = gmem_file_short(crash.gm) ? shrank : fails;
+	}
 	chardev_restore(crash.console);
 	if (crash.sock)
 		api_unlink(crash.sock);

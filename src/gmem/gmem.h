@@ -154,7 +154,10 @@ const char *gmem_overlay_name(const struct gmem *gm, const void *host_address);
  */
 const char *gmem_file_name(const struct gmem *gm, const void *host_address);
 
-/* The path of a file of GMEM_FILE that is shorter than the RAM in it, or NULL. Any thread. */
+/*
+ * The path of a file of GMEM_FILE that is shorter than the RAM in it, or NULL. Context: any thread,
+ * signal handler safe.
+ */
 const char *gmem_file_short(const struct gmem *gm);
 
 #endif
