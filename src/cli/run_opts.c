@@ -77,7 +77,7 @@ static const struct cli_option options[] = {
 		"backing=anon|memfd|hugetlb-2m|hugetlb-1g|file:PATH|pool[:PATH]\n"
 		"populate=none|full|background|vcpu,\n"
 		"threads=N (1 to 512; default: one a CPU, at most 16, for 64M each)\n"
-		"thp=auto|on|off, numa=NODE, shared=off|on, mlock=off|on,\n"
+		"thp=auto|on|off, numa=all|NODE, shared=off|on, mlock=off|on,\n"
 		"merge=off|on, dump=off|on, wait=off|on (for the pool)",
 		field_set, 0},
 	{"cpus", "N", "vCPUs, 1 to 254 (default 1)", field_set, 0},

@@ -119,7 +119,7 @@ static int threads_set(struct vm_memory *memory, const char *value, struct kv_er
 	return 0;
 }
 
-/* "N" or "N-M"; adds to the nodes that are there. */
+/* "N" or "N-M", which add to the nodes that are there, or "all". */
 static int numa_add(struct vm_memory *memory, const char *value, struct kv_err *err)
 {
 	const char *dash = strchr(value, '-');
@@ -127,6 +127,10 @@ static int numa_add(struct vm_memory *memory, const char *value, struct kv_err *
 	uint64_t from = 0, to;
 	int r = -EINVAL;
 
+	if (!strcmp(value, "all")) {
+		memory->nodes = 0;
+		return 0;
+	}
 	if (snprintf(first, sizeof(first), "%.*s", dash ? (int)(dash - value) : (int)strlen(value),
 		    value) < (int)sizeof(first))
 		r = uint_parse(first, 0, NODES_MAX - 1, &from);
@@ -134,7 +138,8 @@ static int numa_add(struct vm_memory *memory, const char *value, struct kv_err *
 	if (!r && dash)
 		r = uint_parse(dash + 1, from, NODES_MAX - 1, &to);
 	if (r < 0)
-		return err_set(err, r, "%s is not a NUMA node; give 0 to %d, or two with a dash",
+		return err_set(err, r,
+			"%s is not a NUMA node; give 0 to %d, two with a dash, or all",
 			config_show(value).text, NODES_MAX - 1);
 	for (; from <= to; from++)
 		memory->nodes |= 1ULL << from;

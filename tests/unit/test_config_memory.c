@@ -119,6 +119,9 @@ static void test_memory_over(void **state)
 	memory_set(&config, "1G,backing=anon");
 	assert_int_equal(memory->backing, GMEM_ANON);
 	assert_true(memory->dump && memory->thp == GMEM_OFF);
+	assert_true(memory->nodes == 0x28);
+	memory_set(&config, "1G,backing=pool,numa=all");
+	assert_true(memory->nodes == 0);
 	vm_config_free(&config);
 }
 
