@@ -30,7 +30,8 @@ struct part {
 
 struct info {
 	struct vm_config config;
-	bool memory_given; /* then everything fits, and initrd_gpa is known */
+	bool memory_backed; /* it says what RAM is made of */
+	bool memory_given;  /* then everything fits, and initrd_gpa is known */
 	gpa_t initrd_gpa;
 	bool json;
 	struct kv_log log;
@@ -416,7 +417,10 @@ static int field_set(
 {
 	struct info *info = ctx;
 
-	info->memory_given |= !strcmp(option->name, "memory");
+	if (!strcmp(option->name, "memory")) {
+		info->memory_given = true;
+		info->memory_backed = strstr(value, ",backing=");
+	}
 	return vm_config_set(&info->config, option->name, value, err);
 }
 
@@ -490,7 +494,7 @@ static int config_check(struct info *info, struct kv_err *err)
 {
 	struct vm_memory *memory = &info->config.memory;
 
-	if (info->backing_given && memory->backing != GMEM_ANON && memory->backing != info->backing)
+	if (info->backing_given && info->memory_backed && memory->backing != info->backing)
 		return err_set(err, -EINVAL,
 			"--backing %s contradicts --memory, which says backing=%s",
 			gmem_backing_name(info->backing), gmem_backing_name(memory->backing));
