@@ -88,8 +88,7 @@ static int error_tell(const struct pool_msg *msg, struct kv_err *err)
 
 	switch (code) {
 	case -EAGAIN:
-		return err_set(err, code,
-			"the pool is short of free chunks at the moment (wait=on waits for them)");
+		return err_set(err, code, "the pool is short of free chunks at the moment");
 	case -ENOSPC:
 		return err_set(err, code, "the pool has only %s in all",
 			size_format(msg->bytes, size, sizeof(size)));

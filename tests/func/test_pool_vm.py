@@ -203,7 +203,7 @@ def test_no_lease(kvick, flat, serve, tmp_path):
     with Client(pool.path).lease(16 << 22):
         done = run(kvick, "--memory", f"32M,backing=pool:{pool.path}", flat / "signal.pvh.elf")
         assert done.returncode == START
-        assert "short of free chunks at the moment" in done.stderr
+        assert "short of free chunks at the moment; with wait=on they are waited for" in done.stderr
     pool.quiet()
 
 
