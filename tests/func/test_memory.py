@@ -126,10 +126,16 @@ def test_file_of_a_start_that_is_killed(kvick, flat, start):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ram = Path(folder, "ram")
         args = ["--memory", f"3200M,backing=file:{ram}", flat / "signal.pvh.elf"]
-        vm = start(*args)
-        until(lambda: ram.exists() and ram.stat().st_blocks * 512 > 64 * MIB, "the reservation")
-        vm.signal(signal.SIGKILL)
-        assert vm.wait() == 128 + signal.SIGKILL
+        # On a busy machine it may be over before it is killed.
+        for _ in range(5):
+            vm = start(*args)
+            until(lambda: ram.exists() and ram.stat().st_blocks * 512 > 64 * MIB, "the reservation")
+            vm.signal(signal.SIGKILL)
+            status = vm.wait()
+            if status != OK:
+                break
+            ram.unlink()
+        assert status == 128 + signal.SIGKILL
         assert ram.stat().st_size == 3200 * MIB
         assert run(kvick, *args).returncode == OK
 
