@@ -270,3 +270,18 @@ def in_group(nodes, memory):
         "sh", "-c", f'echo $$ >{GROUP}/cgroup.procs; exec "$@"', "sh", "build/kvick", "run",
         "--memory", memory, "build/guest/flat/signal.pvh.elf",
     )  # fmt: skip
+
+
+def test_nodes_of_a_cpuset(nodes):
+    """A node that the control group leaves out is refused like one that is not there; the kernel would take
+    the other one without a word."""
+    nodes.run("sh", "-c", f"echo +cpuset >{Path(GROUP).parent}/cgroup.subtree_control; mkdir {GROUP}")
+    try:
+        nodes.run("sh", "-c", f"echo 0 >{GROUP}/cpuset.mems")
+        assert in_group(nodes, "64M,numa=0").returncode == OK
+        done = in_group(nodes, "64M,numa=0-1")
+        assert done.returncode == START
+        assert "memory: numa=1: memory cannot be bound to it; " in done.stderr, done.stderr
+        assert "cpuset.mems" in done.stderr and done.stderr.endswith(" of node 0\n"), done.stderr
+    finally:
+        nodes.run("rmdir", GROUP)
