@@ -219,9 +219,10 @@ static int clean_here(struct store *store, struct chunk *chunk)
 	uint64_t start = cpu_ns(), bytes;
 	int r = holes_fill(store, chunk);
 
-	if (!r)
-		r = chunk_clean(&chunk->mem, store->form, chunk->spans_known ? spans : NULL,
-			chunk->span_count, &bytes);
+	if (r < 0)
+		return r;
+	r = chunk_clean(&chunk->mem, store->form, chunk->spans_known ? spans : NULL,
+		chunk->span_count, &bytes);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&store->lock);
