@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import tempfile
@@ -345,6 +346,9 @@ def flags(pid, size):
 )
 def test_options_reach_the_kernel(flat, start, more, there, absent):
     """dump, merge, mlock, shared and thp, as /proc/PID/smaps names them (proc(5), VmFlags)."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if "mlock" in more and os.geteuid() and 0 <= limit < 128 * MIB:
+        pytest.skip("this user may not lock 128 MiB (ulimit -l)")
     vm = start("--memory", f"128M{more}", flat / "echo.pvh.elf")
     vm.expect("echo ready")
     found = flags(vm.pid, 128 * MIB)
