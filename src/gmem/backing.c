@@ -104,21 +104,21 @@ static int huge_missing(const struct gmem_backing *backing, uint64_t need, uint6
 {
 	uint64_t page = gmem_page_bytes(backing), missing = need - have;
 	const char *are = what ? have == 1 ? "is " : "are " : "could be had";
-	char size[24], nodes[160], dir[64] = "/sys/kernel/mm";
+	char size[24], nodes[160], dir[GMEM_HUGE_DIR_MAX];
+	int node = -1;
 
 	/* A single node has a counter of its own. */
 	if (backing->nodes && !(backing->nodes & (backing->nodes - 1)))
-		snprintf(dir, sizeof(dir), "/sys/devices/system/node/node%d",
-			__builtin_ctzll(backing->nodes));
+		node = __builtin_ctzll(backing->nodes);
 	gmem_huge_text(page, backing->nodes, nodes, sizeof(nodes));
 	return err_set(err, -ENOMEM,
 		"memory: %" PRIu64 " huge page%s of %s %s needed, %" PRIu64 " %s%s%s%s%s: %" PRIu64
-		" %s missing; reserve %s: cd %s/hugepages/hugepages-%" PRIu64
-		"kB && echo $((%" PRIu64 " + $(cat nr_hugepages))) > nr_hugepages",
+		" %s missing; reserve %s: cd %s && echo $((%" PRIu64
+		" + $(cat nr_hugepages))) > nr_hugepages",
 		need, need == 1 ? "" : "s", size_format(page, size, sizeof(size)),
 		need == 1 ? "is" : "are", have, are, what ? what : "", nodes[0] ? " (" : "", nodes,
 		nodes[0] ? ")" : "", missing, missing == 1 ? "is" : "are",
-		missing == 1 ? "it" : "them", dir, (uint64_t)(page / KIB), missing);
+		missing == 1 ? "it" : "them", gmem_huge_dir(page, node, dir), missing);
 }
 
 static int huge_check(const struct gmem_backing *backing, uint64_t total_bytes, struct kv_err *err)

@@ -48,35 +48,46 @@ uint64_t gmem_table_find(const char *text, const char *name)
 	return 0;
 }
 
+const char *gmem_huge_dir(uint64_t page_bytes, int node, char *buf)
+{
+	char at[48] = "/sys/kernel/mm";
+
+	if (node >= 0)
+		snprintf(at, sizeof(at), "/sys/devices/system/node/node%d", node);
+	snprintf(buf, GMEM_HUGE_DIR_MAX, "%s/hugepages/hugepages-%" PRIu64 "kB", at,
+		(uint64_t)(page_bytes / KIB));
+	return buf;
+}
+
+/* The pages of @page_bytes that are free on @node. Returns false when there is no such node. */
+static bool node_free_read(uint64_t *ret, uint64_t page_bytes, unsigned node)
+{
+	char dir[GMEM_HUGE_DIR_MAX];
+
+	return number_read(ret, "%s/free_hugepages", gmem_huge_dir(page_bytes, (int)node, dir));
+}
+
 uint64_t gmem_huge_nodes(uint64_t page_bytes, uint64_t nodes)
 {
 	uint64_t sum = 0, free;
 
 	for (unsigned node = 0; node < GMEM_NODES_MAX; node++)
-		if (nodes & 1ULL << node &&
-			number_read(&free,
-				"/sys/devices/system/node/node%u/hugepages/hugepages-%" PRIu64
-				"kB/free_hugepages",
-				node, (uint64_t)(page_bytes / KIB)))
+		if (nodes & 1ULL << node && node_free_read(&free, page_bytes, node))
 			sum += free;
 	return sum;
 }
 
 uint64_t gmem_huge_free(uint64_t page_bytes, uint64_t nodes)
 {
-	static const char all[] = "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/%s";
-	uint64_t kib = page_bytes / KIB, sum, free = 0, reserved = 0, surplus = 0, used = 0;
-	char path[3][128];
+	uint64_t sum, free = 0, reserved = 0, surplus = 0, used = 0;
+	char dir[GMEM_HUGE_DIR_MAX];
 
-	snprintf(path[0], sizeof(path[0]), all, kib, "free_hugepages");
-	snprintf(path[1], sizeof(path[1]), all, kib, "resv_hugepages");
-	snprintf(path[2], sizeof(path[2]), all, kib, "nr_overcommit_hugepages");
-	number_read(&free, "%s", path[0]);
-	number_read(&reserved, "%s", path[1]);
+	gmem_huge_dir(page_bytes, -1, dir);
+	number_read(&free, "%s/free_hugepages", dir);
+	number_read(&reserved, "%s/resv_hugepages", dir);
 	/* Pages beyond the reserved ones, which the kernel makes when they are asked for. */
-	number_read(&surplus, "%s", path[2]);
-	number_read(
-		&used, "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/surplus_hugepages", kib);
+	number_read(&surplus, "%s/nr_overcommit_hugepages", dir);
+	number_read(&used, "%s/surplus_hugepages", dir);
 	surplus = surplus > used ? surplus - used : 0;
 	free = (free > reserved ? free - reserved : 0) + surplus;
 	/* What others have reserved is reserved on no node in particular. */
@@ -93,10 +104,7 @@ const char *gmem_huge_text(uint64_t page_bytes, uint64_t nodes, char *buf, size_
 	for (unsigned node = 0; node < GMEM_NODES_MAX && used < buf_bytes; node++) {
 		if (nodes && !(nodes & 1ULL << node))
 			continue;
-		if (number_read(&free,
-			    "/sys/devices/system/node/node%u/hugepages/hugepages-%" PRIu64
-			    "kB/free_hugepages",
-			    node, (uint64_t)(page_bytes / KIB)))
+		if (node_free_read(&free, page_bytes, node))
 			used += (size_t)snprintf(buf + used, buf_bytes - used,
 				"%snode %u: %" PRIu64, used ? ", " : "", node, free);
 	}

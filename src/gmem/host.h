@@ -11,7 +11,8 @@
 
 /* What the host has to give. Of gmem/, its tests, and the pool. */
 
-#define GMEM_NODES_MAX 64
+#define GMEM_NODES_MAX	  64
+#define GMEM_HUGE_DIR_MAX 80
 
 /* Source: Linux Documentation/admin-guide/mm/ksm.rst. */
 #define GMEM_KSM_RUN "/sys/kernel/mm/ksm/run"
@@ -21,6 +22,13 @@
  * /proc/vmstat; 0 when it is not there.
  */
 uint64_t gmem_table_find(const char *text, const char *name);
+
+/*
+ * The kernel's folder with the counts of huge pages of @page_bytes (nr_hugepages and so on), of
+ * NUMA @node or of the host (-1), into @buf (GMEM_HUGE_DIR_MAX bytes). Returns @buf.
+ * Source: Linux Documentation/admin-guide/mm/hugetlbpage.rst.
+ */
+const char *gmem_huge_dir(uint64_t page_bytes, int node, char *buf);
 
 /* Free huge pages of @page_bytes on @nodes (a bit each), those that mappings reserved included. */
 uint64_t gmem_huge_nodes(uint64_t page_bytes, uint64_t nodes);

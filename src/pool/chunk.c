@@ -20,7 +20,6 @@
 #include "pool/clear.h"
 
 #define SLICE_BYTES (64 * MIB) /* between two looks at the stop flag */
-#define PATH_BYTES  160
 
 static unsigned memfd_flags(const struct chunk_form *form)
 {
@@ -134,40 +133,32 @@ int chunk_populate(
 	return r;
 }
 
-/* The file with the number of @form's huge pages, which is also where more are reserved. */
-static const char *huge_path(const struct chunk_form *form, char *buf, size_t buf_bytes)
-{
-	char at[64] = "/sys/kernel/mm";
-
-	if (form->node >= 0)
-		snprintf(at, sizeof(at), "/sys/devices/system/node/node%d", form->node);
-	snprintf(buf, buf_bytes, "%s/hugepages/hugepages-%llukB/nr_hugepages", at,
-		(unsigned long long)(form->page_bytes / KIB));
-	return buf;
-}
-
 long long chunk_huge_count(const struct chunk_form *form)
 {
 	MEM_SCOPED char *text = NULL;
-	char path[PATH_BYTES];
-	ssize_t n = file_read_all(huge_path(form, path, sizeof(path)), 64, &text);
+	char dir[GMEM_HUGE_DIR_MAX], path[GMEM_HUGE_DIR_MAX + 16];
+	ssize_t n;
 
+	snprintf(path, sizeof(path), "%s/nr_hugepages",
+		gmem_huge_dir(form->page_bytes, form->node, dir));
+	n = file_read_all(path, 64, &text);
 	return n < 0 ? n : atoll(text);
 }
 
 int chunk_huge_err(
 	const struct chunk_form *form, uint64_t missing, uint64_t wanted, struct kv_err *err)
 {
-	char page[24], path[PATH_BYTES], node[32] = "";
+	char page[24], dir[GMEM_HUGE_DIR_MAX], node[32] = "";
 	bool one = missing == 1;
 
 	if (form->node >= 0)
 		snprintf(node, sizeof(node), " on node %d", form->node);
 	return err_set(err, -ENOMEM,
-		"%" PRIu64 " huge page%s of %s %s missing%s; reserve %s: echo %" PRIu64 " > %s",
+		"%" PRIu64 " huge page%s of %s %s missing%s; reserve %s: echo %" PRIu64
+		" > %s/nr_hugepages",
 		missing, one ? "" : "s", size_format(form->page_bytes, page, sizeof(page)),
 		one ? "is" : "are", node, one ? "it" : "them", wanted,
-		huge_path(form, path, sizeof(path)));
+		gmem_huge_dir(form->page_bytes, form->node, dir));
 }
 
 /* What is reserved on the host suffices for the pool, and others have it. */
