@@ -287,8 +287,7 @@ static void placement_print(const struct part *part)
 	putchar('\n');
 }
 
-/* Whether initrds are mapped where nobody knows yet, into huge pages that small_count() left out.
- */
+/* Whether initrds are mapped where nobody knows yet: small_count() left their huge pages out. */
 static bool small_more(const struct info *info)
 {
 	bool mapped = false;
@@ -419,7 +418,7 @@ static int field_set(
 
 	if (!strcmp(option->name, "memory")) {
 		info->memory_given = true;
-		info->memory_backed = strstr(value, ",backing=");
+		info->memory_backed = config_memory_has(value, "backing");
 	}
 	return vm_config_set(&info->config, option->name, value, err);
 }

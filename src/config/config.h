@@ -2,6 +2,8 @@
 #ifndef KV_CONFIG_CONFIG_H
 #define KV_CONFIG_CONFIG_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
 #include "machine/vm_config.h"
 
@@ -27,6 +29,9 @@ void vm_config_free(struct vm_config *config);
  */
 int vm_config_set(
 	struct vm_config *config, const char *name, const char *value, struct kv_err *err);
+
+/* Whether @value, which is given for "memory", sets @key ("backing"), of at most 20 letters. */
+bool config_memory_has(const char *value, const char *key);
 
 /*
  * Read a JSON configuration file (Firecracker's format, docs/config.md) of at most 1 MiB into

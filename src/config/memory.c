@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "config/config.h"
 #include "config/internal.h"
 
 #define NODES_MAX 64
@@ -201,17 +202,13 @@ static int pair_set(struct vm_memory *memory, char *pair, struct kv_err *err)
 	return r == -ENOENT ? -EINVAL : r;
 }
 
-/* Whether @key is in the list "KEY=VALUE,...", which may be NULL. */
-static bool key_given(const char *list, const char *key)
+bool config_memory_has(const char *value, const char *key)
 {
-	size_t len = strlen(key);
+	char pair[24];
 
-	for (; list; list = strchr(list, ',')) {
-		list += *list == ',';
-		if (!strncmp(list, key, len) && list[len] == '=')
-			return true;
-	}
-	return false;
+	/* A size stands before all keys. */
+	snprintf(pair, sizeof(pair), ",%s=", key);
+	return strstr(value, pair);
 }
 
 void config_memory_reset(struct vm_memory *memory, const char *key)
@@ -234,19 +231,18 @@ int config_memory_set(struct vm_config *config, const char *value, struct kv_err
 	static const char *const whole[] = {"backing", "populate", "numa"};
 	MEM_SCOPED char *text = strdup(value);
 	struct vm_memory fresh = config->memory;
-	char *rest = text, *pair, *size;
-	int r = 0;
+	char *rest = text, *pair;
+	int r;
 
 	fresh.path = fresh.path ? strdup(fresh.path) : NULL;
 	if (!text || (config->memory.path && !fresh.path)) {
 		free(fresh.path);
 		return -ENOMEM;
 	}
-	size = strsep(&rest, ",");
 	for (size_t i = 0; i < ARRAY_LEN(whole); i++)
-		if (key_given(rest, whole[i]))
+		if (config_memory_has(value, whole[i]))
 			config_memory_reset(&fresh, whole[i]);
-	r = config_memory_size(config, size, err);
+	r = config_memory_size(config, strsep(&rest, ","), err);
 	while (!r && (r = config_pair_next(&rest, "numa", &pair, err)) > 0)
 		r = pair_set(&fresh, pair, err);
 	if (r < 0) {
