@@ -13,12 +13,12 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/fd.h"
+#include "child.h"
 #include "gmem/backing.h"
 #include "gmem/copy.h"
 #include "gmem/gmem.h"
@@ -472,16 +472,7 @@ static void test_limits(void **state)
 {
 	static int (*const children[])(void) = {memlock_child, file_limit_child};
 
-	for (size_t i = 0; i < ARRAY_LEN(children); i++) {
-		pid_t pid = fork();
-		int status;
-
-		assert_true(pid >= 0);
-		if (!pid)
-			_exit(children[i]());
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-		assert_int_equal(status, 0);
-	}
+	children_run(children, ARRAY_LEN(children));
 }
 
 static uint64_t nr_hugepages(int64_t change)

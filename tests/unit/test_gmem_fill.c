@@ -12,13 +12,13 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/fd.h"
+#include "child.h"
 #include "gmem/fill.h"
 #include "gmem/host.h"
 
@@ -525,17 +525,7 @@ static void test_threads_limit(void **state)
 {
 	static int (*const children[])(void) = {threads_child, background_child, nothing_child};
 
-	for (size_t i = 0; i < ARRAY_LEN(children); i++) {
-		pid_t pid = fork();
-		int status;
-
-		assert_true(pid >= 0);
-		if (!pid)
-			_exit(children[i]());
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-		assert_true(WIFEXITED(status));
-		assert_int_equal(WEXITSTATUS(status), 0);
-	}
+	children_run(children, ARRAY_LEN(children));
 }
 
 /* The memory of nodes, as the kernel tells it. What is on a full node: tests/func. */
