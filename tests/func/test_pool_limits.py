@@ -94,6 +94,11 @@ def memory_group():
         path.rmdir()
 
 
+def entering(group):
+    """For preexec_fn: puts the process into the control group."""
+    return lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
 @pytest.mark.plain  # a sanitizer has memory of its own
 def test_control_group(kvick, group, tmp_path):
     """What the server's group may not have is missing; nobody is killed, and the rest serves."""
@@ -145,11 +150,7 @@ def one_chunk():
 @pytest.mark.plain  # a sanitizer has memory of its own
 def test_holes_that_others_filled(group, serve):
     """Memory that a client gave back, and somebody has taken, is not taken away again: it is missing."""
-    path, _ = group
-
-    def enter():
-        (path / "cgroup.procs").write_text(str(os.getpid()))
-
+    enter = entering(group[0])
     pool = serve(*TRUST, preexec_fn=enter)
     client = Client(pool.path).lease(16 * CHUNK)
     for fd in client.fds:
@@ -181,7 +182,7 @@ def test_chunks_that_do_not_return(group, serve, tmp_path):
     open_path(tmp_path)
     pool = serve(
         *("--size", "16M", "--chunk", "4M", "--user-limit", "8M", "--allow", "65533"),
-        preexec_fn=lambda: (path / "cgroup.procs").write_text(str(os.getpid())),
+        preexec_fn=entering(path),
     )
     one_chunk.path = pool.path
     holder = Client(pool.path).lease(2 * CHUNK)
