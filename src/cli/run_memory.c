@@ -68,8 +68,7 @@ int run_memory_take(struct run_memory *memory, struct kv_err *err)
 	if (r == -EAGAIN)
 		return err_set(err, r,
 			"memory: backing=pool: the pool is short of free chunks at the moment; "
-			"with "
-			"wait=on they are waited for");
+			"with wait=on they are waited for");
 	if (r < 0)
 		return err_prefix(err, r, "memory: backing=pool");
 	chunks = pool_chunks(memory->lease, &count);

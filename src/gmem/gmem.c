@@ -130,8 +130,7 @@ static void merge_look(const struct gmem *gm)
 			"does: echo 1 > " GMEM_KSM_RUN);
 }
 
-/* The region with the first part of the file that @backing names, when another part is to follow.
- */
+/* The region with the first part of the file that @backing names, when this is another part. */
 static const struct gmem_region *file_begun(
 	const struct gmem *gm, const struct gmem_backing *backing, uint64_t backing_offset)
 {

@@ -142,8 +142,7 @@ static int answer_read(int fd, uint16_t type, void *answer, size_t len, int *fds
 	unsigned count;
 	int r;
 
-	/* Who closes without having read all is said to have reset: once, before what it had sent.
-	 */
+	/* Who closes with something unread has reset: that is told once, before what it sent. */
 	if (n < 0 && errno == ECONNRESET)
 		n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
 	if (n < 0) {

@@ -116,8 +116,7 @@ void pool_server_info(struct pool_server *server, struct pool_info *info)
 	info->verify_failed = counts.verify_failed;
 }
 
-/* Can this host, with nothing else in its memory, hold the pool? What is taken now may come back.
- */
+/* Can this host hold the pool, with nothing else in its memory? What is taken may come back. */
 static int host_check(const struct chunk_form *form, uint64_t size_bytes, struct kv_err *err)
 {
 	char size[24], page[24];
@@ -160,7 +159,7 @@ static int size_change(struct client *client, const struct pool_msg *msg)
 	struct pool_server *server = client->server;
 	uint64_t chunks = msg->bytes / server->form.bytes + !!(msg->bytes % server->form.bytes);
 	uint64_t target = 0;
-	int r;
+	int r = 0;
 
 	if (!client_rules(client))
 		return -EPERM;
@@ -169,9 +168,8 @@ static int size_change(struct client *client, const struct pool_msg *msg)
 	else if (msg->type == POOL_SHRINK && chunks < server->target)
 		target = server->target - chunks;
 	/* As much as there is can be waited for, and more can not. */
-	r = target > server->target && target <= POOL_CHUNKS_MAX
-		    ? host_check(&server->form, target * server->form.bytes, NULL)
-		    : 0;
+	if (msg->type == POOL_GROW && target <= POOL_CHUNKS_MAX)
+		r = host_check(&server->form, target * server->form.bytes, NULL);
 	if (!r)
 		r = chunks_resize(server, target);
 	if (r < 0)
